@@ -1,0 +1,186 @@
+"""The report of one pruning job: what was removed, what it cost in accuracy, and the proof.
+
+In: nothing. Out: `Report`, versioned by `schema_version` (a new field raises the minor number, a changed meaning the major).
+Bytes for sizes, seconds for times, degrees for angles, shares between 0 and 1.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.job import Verdict
+from schemas.request import PruneRequest
+
+SCHEMA_VERSION: Literal["1.0"] = "1.0"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassAccuracy(_Part):
+    label: int
+    samples: int
+    accuracy: float | None = Field(description="None for a class without samples.")
+
+
+class ClassificationScore(_Part):
+    task: Literal["classification"] = "classification"
+    samples: int = Field(description="Judged positions: samples, times positions where the output has several.")
+    score: float = Field(description="Top-1 accuracy.")
+    top5: float | None = Field(description="None where there are fewer than six classes.")
+    per_class: tuple[ClassAccuracy, ...]
+    confusion: tuple[tuple[int, ...], ...] = Field(description="Rows: labels; columns: predictions.")
+    agreement: float | None = Field(default=None, description="Share of predictions equal to the uploaded model's.")
+
+
+class BinaryScore(_Part):
+    task: Literal["binary"] = "binary"
+    samples: int
+    score: float = Field(description="Accuracy.")
+    precision: float | None
+    recall: float | None
+    confusion: tuple[tuple[int, ...], ...]
+    agreement: float | None = None
+
+
+class RegressionScore(_Part):
+    task: Literal["regression"] = "regression"
+    samples: int
+    score: float = Field(description="R squared.")
+    mse: float
+    mae: float
+
+
+class FidelityScore(_Part):
+    task: Literal["fidelity"] = "fidelity"
+    samples: int
+    score: float = Field(description="Agreement of the predicted class, or 1 - relative error without classes.")
+    agreement: float | None = Field(description="Share of equal predicted classes; None without a class axis.")
+    relative_error: float = Field(description="Root of the squared difference over the squared original.")
+
+
+Score = Annotated[ClassificationScore | BinaryScore | RegressionScore | FidelityScore, Field(discriminator="task")]
+
+
+class Side(_Part):
+    """One model, measured. MACs, activations and latency are for one sample (or the model's fixed batch)."""
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int
+    file_bytes: int = Field(description="The model file and its external data.")
+    gzip_bytes: int
+    peak_activation_bytes: int = Field(description="Most bytes of live activations, in file order, without scratch.")
+    latency_ms: float = Field(description="Median in onnxruntime on this machine, one thread.")
+    accuracy: Score | None = Field(description="None where the job had no data to judge with.")
+
+
+class LayerChange(_Part):
+    name: str
+    op_type: str
+    units_before: int
+    units_after: int
+    parameters_before: int
+    parameters_after: int
+    nonzero_after: int
+    macs_before: int
+    macs_after: int
+
+
+class Pair(_Part):
+    """A removed unit and the one that stood against it."""
+
+    removed: int
+    partner: int
+    angle_deg: float
+    action: Literal["merged", "projected", "dropped", "cancelled"] = Field(
+        description="cancelled: an opposite pair, both removed."
+    )
+
+
+class GroupChange(_Part):
+    """Units that live on the same axes and were compared with each other."""
+
+    name: str
+    layers: tuple[str, ...] = Field(description="The layers that produce the units.")
+    consumers: tuple[str, ...] = Field(description="The layers that read them.")
+    units_before: int
+    units_after: int
+    removed: tuple[int, ...]
+    dead: tuple[int, ...] = Field(default=(), description="Removed because they were never active on the data.")
+    pairs: tuple[Pair, ...] = ()
+
+
+class Refusal(_Part):
+    """Why something stays as it was."""
+
+    where: str
+    reason: str = Field(description="Stable code: operator_unknown, graph_output, scope, ...")
+    message: str
+    parameters: int = Field(default=0, description="Parameters that this keeps out of reach.")
+
+
+class Coverage(_Part):
+    parameters: int
+    prunable_parameters: int = Field(description="Parameters of the layers that produce or read a prunable group.")
+    groups: int
+    units: int
+
+
+class Exactness(_Part):
+    """The pruned file against the uploaded model with the same units masked to zero, both in onnxruntime."""
+
+    max_relative_difference: float
+    tolerance: float
+    passed: bool
+    mask_has_effect: bool = Field(description="False: the removed units changed nothing; they were dead.")
+    samples: int
+    outputs: tuple[str, ...] = Field(description="The tensors compared.")
+
+
+class DataUse(_Part):
+    """What became of the samples."""
+
+    calibration_samples: int
+    fit_samples: int = Field(description="Used for activations and the choice of units.")
+    held_back_samples: int
+    evaluation_samples: int = Field(description="Used for the accuracies of this report and nothing else.")
+    duplicates_dropped: int
+    shared_dropped: int = Field(description="Rows of the evaluation file that were also calibration rows.")
+    labels: bool
+    how: str = Field(description="The split in a sentence.")
+
+
+class StageTiming(_Part):
+    stage: str
+    seconds: float
+
+
+class Provenance(_Part):
+    model_sha256: str
+    external_sha256: dict[str, str] = Field(default_factory=dict)
+    calibration_sha256: str | None
+    evaluation_sha256: str | None
+    artifact_sha256: str
+    seed: int
+    device: Literal["cpu", "cuda"]
+    threads: int
+    versions: dict[str, str]
+
+
+class Report(_Part):
+    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    options: PruneRequest
+    verdict: Verdict
+    before: Side
+    after: Side
+    exactness: Exactness
+    layers: tuple[LayerChange, ...]
+    groups: tuple[GroupChange, ...]
+    refusals: tuple[Refusal, ...]
+    coverage: Coverage
+    data: DataUse
+    warnings: tuple[str, ...] = ()
+    timings: tuple[StageTiming, ...]
+    provenance: Provenance

@@ -1,0 +1,204 @@
+"""`options`: what a caller asks for. The same in HTTP, the command line and the Python client.
+
+In: a JSON object. Out: a `PruneRequest`. Refused, by `parse_options`: unknown keys (naming the nearest known one), values
+out of range and combinations without a meaning, each with a JSON pointer.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.criteria import CRITERIA, Criterion, Distinctiveness
+from schemas.errors import EspalierError, FieldError, nearest
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+AmountKind = Literal["threshold", "remove_units", "remove_weights", "keep_macs", "keep_parameters"]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Amount(Strict):
+    """How much to remove: exactly one of these."""
+
+    threshold: Literal[True] | None = Field(default=None, description="What the criterion's own threshold says.")
+    remove_units: Share | None = Field(default=None, description="This share of the units of every group.")
+    remove_weights: Share | None = Field(default=None, description="This share of the weights (unstructured).")
+    keep_macs: Share | None = Field(default=None, description="Keep this share of the multiply-accumulates.")
+    keep_parameters: Share | None = Field(default=None, description="Keep this share of the parameters.")
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "Amount":
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}; got {given or 'none'}")
+        return self
+
+    @property
+    def kind(self) -> AmountKind:
+        for name in get_args(AmountKind):
+            if getattr(self, name) is not None:
+                return name  # type: ignore[no-any-return]  # a member of AmountKind by construction
+        raise AssertionError("the validator lets no empty amount through")
+
+    @property
+    def share(self) -> float:
+        """The number behind the amount; a threshold has none."""
+        return float(getattr(self, self.kind))
+
+
+class Scope(Strict):
+    """Which layers may be pruned, by shell patterns on the names of layers, nodes and weights."""
+
+    include: tuple[str, ...] = Field(default=("*",), min_length=1, description="A layer must match one of these.")
+    exclude: tuple[str, ...] = Field(default=(), description="A layer must match none of these.")
+    minimum_kept: int = Field(default=1, ge=1, description="Every group keeps at least this many units.")
+
+
+class Preprocess(Strict):
+    """How uploaded arrays become the model's inputs: `(x / scale - mean) / std`, after `layout` and `channels`."""
+
+    scale: float | None = Field(default=None, gt=0, description="Divide by this first; 255 for 8-bit images.")
+    mean: tuple[float, ...] = Field(default=(), description="Subtract: one number, or one for each channel.")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field(default=(), description="Divide: one, or one a channel.")
+    layout: Literal["NCHW", "NHWC"] | None = Field(
+        default=None, description="The layout of the uploaded arrays; transposed where the model's input differs."
+    )
+    channels: Literal["RGB", "BGR"] = Field(
+        default="RGB", description="The order the model wants; uploads are RGB, and BGR reverses the channel axis."
+    )
+    inputs: tuple[str, ...] = Field(
+        default=(), description="The inputs it applies to; needed only where the model has several."
+    )
+
+
+class Evaluation(Strict):
+    """How accuracy is measured. What is left out is inferred from the last operator and the labels' type."""
+
+    task: Literal["auto", "classification", "binary", "regression", "fidelity"] = Field(
+        default="auto", description="`auto`: from the labels' type and the output's shape; without labels, fidelity."
+    )
+    output: str | None = Field(default=None, description="The output that is judged; by default the first.")
+    class_axis: int | None = Field(default=None, description="The axis of the classes; by default 1 (or the last).")
+    from_: Literal["logits", "probabilities"] | None = Field(
+        default=None, alias="from", description="What a binary output is; by default from the last operator."
+    )
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="For binary tasks: positive above this probability.")
+
+
+class Constraints(Strict):
+    """What the result must satisfy. They give a verdict (exit code 1); they do not change the result."""
+
+    max_accuracy_drop: float | None = Field(default=None, ge=0, description="As a share: 0.01 is one point.")
+    min_accuracy: float | None = Field(default=None, description="The score after pruning is at least this.")
+    max_file_bytes: int | None = Field(default=None, gt=0)
+    max_parameters: int | None = Field(default=None, gt=0)
+    max_macs: int | None = Field(default=None, gt=0)
+    max_peak_activation_bytes: int | None = Field(default=None, gt=0)
+    max_latency_ms: float | None = Field(default=None, gt=0)
+
+
+class PruneRequest(Strict):
+    """Everything a caller may choose about one pruning job."""
+
+    criterion: Criterion = Field(default_factory=Distinctiveness)
+    amount: Amount = Field(default_factory=lambda: Amount(threshold=True))
+    compensation: Literal["none", "merge", "project"] = Field(
+        default="merge",
+        description="What happens to the outgoing weights of a removed unit: dropped; added to its pair or to the "
+        "closest kept unit; or added there times the factor that fits best.",
+    )
+    scope: Scope = Field(default_factory=Scope)
+    preprocess: Preprocess = Field(default_factory=Preprocess)
+    evaluation: Evaluation = Field(default_factory=Evaluation)
+    constraints: Constraints = Field(default_factory=Constraints)
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job runs.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="Seeds the split of the data and every random choice.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _compensation_follows_data(cls, raw: Any) -> Any:
+        """Criteria that need no data default to no compensation, which needs some."""
+        if not isinstance(raw, Mapping) or "compensation" in raw or not isinstance(raw.get("criterion"), Mapping):
+            return raw
+        return {**raw, "compensation": "none"} if raw["criterion"].get("name") == "magnitude" else raw
+
+    @model_validator(mode="after")
+    def _combinations(self) -> "PruneRequest":
+        weights = self.criterion.prunes_weights()
+        kind = self.amount.kind
+        if weights and kind not in ("remove_weights", "threshold"):
+            raise ValueError(
+                f'amount {kind!r} removes units, but the criterion ranks single weights; use "remove_weights"'
+            )
+        if not weights and kind == "remove_weights":
+            raise ValueError(
+                'amount "remove_weights" needs a criterion of weights: {"name": "magnitude", "of": "weights"}'
+            )
+        if kind == "threshold" and not self.criterion.has_threshold():
+            raise ValueError(
+                f"criterion {self.criterion.name!r} has no threshold set; set criterion.threshold, or give an amount "
+                'such as {"remove_units": 0.5}'
+            )
+        if weights and self.compensation != "none":
+            raise ValueError('single weights are not merged; use compensation: "none"')
+        return self
+
+    def needs_data(self) -> bool:
+        """Whether the job cannot run without calibration data."""
+        if self.compensation == "merge":
+            return self.criterion.needs_data() or not self.criterion.names_partners()
+        return self.criterion.needs_data() or self.compensation == "project"
+
+
+def parse_options(raw: str | bytes | Mapping[str, Any]) -> PruneRequest:
+    """Options from JSON text or a mapping. Raises `options_not_json` or `options_invalid` with pointers."""
+    if isinstance(raw, str | bytes):
+        try:
+            raw = json.loads(raw or "{}")
+        except ValueError as error:
+            raise EspalierError("options_not_json", f"options: {error}", where="options") from None
+    if not isinstance(raw, Mapping):
+        raise EspalierError("options_not_json", f"options must be an object, not {type(raw).__name__}", where="options")
+    try:
+        return PruneRequest.model_validate(raw)
+    except ValidationError as error:
+        errors = tuple(explain(error))
+        detail = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in errors)
+        raise EspalierError("options_invalid", detail, where="options", errors=errors) from None
+
+
+def explain(error: ValidationError) -> list[FieldError]:
+    """Every complaint of pydantic as a pointer and a sentence; an unknown key names the nearest known one."""
+    return [
+        FieldError(pointer=_pointer(problem["loc"]), detail=_sentence(problem["type"], problem["loc"], problem["msg"]))
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _pointer(loc: tuple[int | str, ...]) -> str:
+    """The path in the caller's document: the tag that pydantic inserts for a union is not part of it."""
+    parts = [part for i, part in enumerate(loc) if not (i == 1 and loc[0] == "criterion" and part in CRITERIA)]
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _sentence(kind: str, loc: tuple[int | str, ...], message: str) -> str:
+    if kind == "extra_forbidden":
+        return f"unknown option {str(loc[-1])!r}; {nearest(str(loc[-1]), _known(loc[:-1]))}"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return f"`name` must be one of {', '.join(CRITERIA)}"
+    return message.removeprefix("Value error, ")
+
+
+def _known(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+    """The keys that the object at `loc` of the options takes."""
+    if not loc:
+        model: type[BaseModel] = PruneRequest
+    elif loc[0] == "criterion":
+        model = CRITERIA[str(loc[1])]
+    else:
+        model = PruneRequest.model_fields[str(loc[0])].annotation  # type: ignore[assignment]  # sections are models
+    return tuple(field.alias or name for name, field in model.model_fields.items())
