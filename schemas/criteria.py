@@ -39,8 +39,8 @@ class Distinctiveness(CriterionBase):
     """Units whose activation vectors point the same way over the data do the same work: keep one of them."""
 
     summary: ClassVar[str] = (
-        "Angles between the activation vectors of the units of a layer over the calibration data. Two units closer than "
-        "`angle_deg` are the same: the later one goes and its outgoing weights are added to the first. Two further "
+        "Angles between the activation vectors of the units of a layer over the calibration data. Two units closer "
+        "than `angle_deg` are the same: the later one goes and its outgoing weights are added to the first. Two further "
         "apart than `opposite_deg` cancel each other: both go. Units that never fire go first."
     )
     use_when: ClassVar[str] = "You have representative unlabelled data and want removal that leaves the function alone."
@@ -86,8 +86,8 @@ class Magnitude(CriterionBase):
     """Small weights matter little."""
 
     summary: ClassVar[str] = (
-        "The size of weights. `of: units` ranks whole units by the norm of their incoming weights; `of: weights` zeroes "
-        "single weights (unstructured: the file keeps its shapes and gains zeros)."
+        "The size of weights. `of: units` ranks whole units by the norm of their incoming weights; `of: weights` "
+        "zeroes single weights (unstructured: the file keeps its shapes and gains zeros)."
     )
     use_when: ClassVar[str] = "You have no data, or want the usual baseline."
     cost: ClassVar[str] = "No pass over data."

@@ -101,6 +101,14 @@ FAILURES: dict[str, Kind] = {
     "worker_lost": Kind(500, "The job was lost three times", "It may kill its workers; run it locally with --local."),
     "cancelled": Kind(409, "The job was cancelled", "Submit it again if you still need it."),
     "sandbox_unavailable": Kind(503, "The worker cannot confine jobs here", "See the sandbox level in /readyz."),
+    # ---- on the caller's side
+    "service_unreachable": Kind(
+        503, "The service cannot be reached", "Start it with `espalier serve`, or give its address with --server.", True
+    ),
+    "response_invalid": Kind(
+        502, "The answer is not one of Espalier's", "Check the address; a proxy may answer for it."
+    ),
+    "download_corrupt": Kind(502, "The file that arrived is not the one announced", "Fetch it again."),
 }
 
 
@@ -138,13 +146,22 @@ class EspalierError(Exception):
             code=code, title=kind.title, detail=detail, where=where, hint=hint or kind.hint, errors=errors
         )
 
+    @classmethod
+    def of(cls, failure: Failure) -> "EspalierError":
+        """The error behind a failure that came from elsewhere; a newer service may send codes unknown here."""
+        error = cls("internal_error", failure.detail, where=failure.where)
+        error.args = (f"{failure.code}: {failure.where + ': ' if failure.where else ''}{failure.detail}",)
+        error.failure = failure
+        return error
+
     @property
     def code(self) -> str:
         return self.failure.code
 
     @property
     def status(self) -> int:
-        return FAILURES[self.failure.code].status
+        kind = FAILURES.get(self.failure.code)
+        return kind.status if kind else 500
 
 
 def nearest(word: str, known: tuple[str, ...]) -> str:

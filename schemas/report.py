@@ -1,6 +1,7 @@
 """The report of one pruning job: what was removed, what it cost in accuracy, and the proof.
 
-In: nothing. Out: `Report`, versioned by `schema_version` (a new field raises the minor number, a changed meaning the major).
+In: nothing. Out: `Report`, versioned by `schema_version` (a new field raises the minor number, a changed meaning the
+major).
 Bytes for sizes, seconds for times, degrees for angles, shares between 0 and 1.
 """
 

@@ -1,7 +1,7 @@
 """`options`: what a caller asks for. The same in HTTP, the command line and the Python client.
 
-In: a JSON object. Out: a `PruneRequest`. Refused, by `parse_options`: unknown keys (naming the nearest known one), values
-out of range and combinations without a meaning, each with a JSON pointer.
+In: a JSON object. Out: a `PruneRequest`. Refused, by `parse_options`: unknown keys (naming the nearest known one),
+values out of range and combinations without a meaning, each with a JSON pointer.
 """
 
 import json
