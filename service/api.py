@@ -1,0 +1,47 @@
+"""The API process: uvicorn around `service.app`, on an address or on a socket that was opened for it.
+
+In: the settings in the environment, and `--fd N` for a listening socket of the embedded supervisor, which survives a
+restart of this process. Out: a running service until SIGTERM. Refused: settings that make no sense, and an address that
+cannot be had.
+"""
+
+import argparse
+import os
+import socket
+import sys
+
+import uvicorn
+
+from schemas.errors import EspalierError
+from service.app import create_app
+from state.settings import Settings
+
+DRAIN_SECONDS = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m service.api", description="Serve the HTTP API.")
+    parser.add_argument("--fd", type=int, help="a listening socket to use instead of ESPALIER_HOST and ESPALIER_PORT")
+    descriptor = parser.parse_args().fd
+    try:
+        settings = Settings.from_env(os.environ)
+        app = create_app(settings)
+    except EspalierError as error:
+        print(error, file=sys.stderr)
+        return 2
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,  # /metrics counts requests; a line for each poll would bury the rest
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        server_header=False,
+    )
+    sockets = [socket.socket(fileno=descriptor)] if descriptor is not None else None
+    uvicorn.Server(config).run(sockets=sockets)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,51 @@
+"""Options as the command line gives them: a JSON file, and single values by dotted path.
+
+In: an options file and `--set` texts such as `criterion.angle_deg=20`. Out: a `PruneRequest`. Refused, as
+`options_not_json` and `options_invalid`: what `parse_options` refuses, a text without `=`, and a path through a value.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from schemas.errors import EspalierError
+from schemas.request import PruneRequest, parse_options
+
+# What an object starts as when a path enters it first: criterion.angle_deg=20 speaks of the default criterion.
+STARTS: dict[str, dict[str, object]] = {"criterion": {"name": PruneRequest().criterion.name}}
+
+
+def gather(file: Path | None, settings: Sequence[str]) -> PruneRequest:
+    try:
+        document = json.loads(file.read_bytes() if file else b"{}")
+    except ValueError as error:
+        raise EspalierError("options_not_json", str(error), where=str(file)) from None
+    if isinstance(document, dict):
+        for text in settings:
+            _put(document, text)
+    return parse_options(document)
+
+
+def _put(document: dict[str, object], text: str) -> None:
+    path, equals, value = text.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise EspalierError(
+            "options_invalid", f"--set takes PATH=VALUE, for example criterion.angle_deg=20; got {text!r}"
+        )
+    place = document
+    for key in keys[:-1]:
+        inner = place.setdefault(key, dict(STARTS.get(key, {})) if place is document else {})
+        if not isinstance(inner, dict):
+            raise EspalierError("options_invalid", f"--set {text}: {key!r} is {json.dumps(inner)}, not an object")
+        place = inner
+    place[keys[-1]] = _value(value)
+
+
+def _value(text: str) -> object:
+    """JSON where it is JSON, else the text itself: `magnitude` need not be quoted twice."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value

@@ -1,0 +1,145 @@
+"""`espalier prune`: one model in, one smaller model and its report out.
+
+In: the parsed arguments. Out: files, a table on stdout (or one JSON object), and an exit code: 0 done, 1 a constraint
+was not met. What fails leaves as an `EspalierError`, and no file is left half written.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from schemas.errors import EspalierError, Failure
+from schemas.job import JobState
+from schemas.report import Report
+from schemas.request import PruneRequest
+from service.client import Client, ReportKind
+from service.files import replacing
+from service.local import run_local
+from service.options import gather
+from service.progress import ProgressLine
+from service.summary import report_table
+
+KINDS: dict[str, ReportKind] = {".json": "json", ".html": "html", ".htm": "html", ".md": "md"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one call is to do; every file is known to exist and every option to be valid."""
+
+    request: PruneRequest
+    model: Path
+    calibration: Path | None
+    evaluation: Path | None
+    external: Mapping[str, Path]
+    out: Path
+    reports: tuple[Path, ...]
+
+
+def task_of(arguments: argparse.Namespace) -> Task:
+    """The arguments, checked before anything is uploaded or started."""
+    external = dict(_location(text) for text in arguments.external)
+    for path in (arguments.model, arguments.data, arguments.eval, arguments.options, *external.values()):
+        if path is not None and not path.is_file():
+            raise UsageError(f"there is no file {path}")
+    for path in arguments.report:
+        if path.suffix.lower() not in KINDS:
+            raise UsageError(f"--report {path}: the suffix chooses the form; use .json, .html or .md")
+    request = gather(arguments.options, arguments.set)
+    if request.needs_data() and arguments.data is None:
+        raise EspalierError("calibration_required", "add --data CAL.npz", where="--data")
+    out = arguments.out or Path(f"{arguments.model.stem}.pruned.onnx")
+    return Task(request, arguments.model, arguments.data, arguments.eval, external, out, tuple(arguments.report))
+
+
+class UsageError(Exception):
+    """The command line itself is wrong; exit code 2."""
+
+
+def _location(text: str) -> tuple[str, Path]:
+    location, equals, path = text.partition("=")
+    if not equals or not location or not path:
+        raise UsageError(f"--external takes LOCATION=FILE, for example weights.bin=weights.bin; got {text!r}")
+    return location, Path(path)
+
+
+def prune(arguments: argparse.Namespace) -> int:
+    task = task_of(arguments)
+    progress = ProgressLine(sys.stderr)
+    try:
+        report = _local(task, arguments.threads, progress) if arguments.local else _remote(task, arguments, progress)
+    finally:
+        progress.end()
+    if arguments.json:
+        print(json.dumps(_answer(task, report)))
+    else:
+        print(report_table(report))
+        print(f"\n{task.out} written" + "".join(f", {path}" for path in task.reports))
+    return 0 if report.verdict.met else 1
+
+
+def _answer(task: Task, report: Report) -> dict[str, object]:
+    wanted = {"verdict", "before", "after", "exactness", "warnings"}
+    files = {"out": str(task.out), "reports": [str(path) for path in task.reports]}
+    return {**files, **report.model_dump(mode="json", include=wanted)}
+
+
+def _local(task: Task, threads: int, progress: ProgressLine) -> Report:
+    with tempfile.TemporaryDirectory(prefix="espalier-") as name:
+        folder = Path(name)
+        run_local(
+            task.request,
+            model=task.model,
+            calibration=task.calibration,
+            evaluation=task.evaluation,
+            external=task.external,
+            workdir=folder,
+            threads=threads,
+            on_progress=progress,
+        )
+        report = Report.model_validate_json((folder / "report.json").read_bytes())
+        for path in task.reports:
+            _copy(folder / f"report.{KINDS[path.suffix.lower()]}", path)
+        _copy(folder / "artifact.onnx", task.out)
+    return report
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reading, replacing(target) as writing:
+        shutil.copyfileobj(reading, writing)
+
+
+def _remote(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -> Report:
+    with Client(arguments.server, arguments.api_key) as client:
+        job = client.submit(
+            task.model,
+            task.request,
+            calibration=task.calibration,
+            evaluation=task.evaluation,
+            external=task.external,
+        )
+        print(f"job {job.id} on {arguments.server}", file=sys.stderr, flush=True)
+        try:
+            job = client.wait(job.id, progress)
+        except KeyboardInterrupt:
+            progress.end()
+            client.cancel(job.id)
+            print(f"job {job.id} cancelled", file=sys.stderr)
+            raise
+        progress.end()
+        if job.state is not JobState.SUCCEEDED:
+            raise EspalierError.of(job.failure or _cancelled(job.id))
+        report = client.report(job.id)
+        for path in task.reports:
+            with replacing(path) as file:
+                file.write(client.report_document(job.id, KINDS[path.suffix.lower()]))
+        client.artifact(job.id, task.out)
+    return report
+
+
+def _cancelled(job_id: str) -> Failure:
+    return EspalierError("cancelled", f"job {job_id} was cancelled", where=job_id).failure

@@ -1,0 +1,89 @@
+"""What a finished job did, as a few lines of text for a terminal or a build log.
+
+In: a `Report`, a `Job` list or the criteria. Out: text. Nothing is refused.
+"""
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from schemas.criteria import CRITERIA, CriterionBase
+from schemas.job import Job
+from schemas.report import Report, Score, Side
+
+COLUMNS = ("", "before", "after", "change")
+
+
+def report_table(report: Report) -> str:
+    """Before and after, then the proof and the verdict."""
+    rows = [COLUMNS, *_sizes(report.before, report.after), *_accuracy(report.before.accuracy, report.after.accuracy)]
+    lines = _aligned(rows)
+    proof = report.exactness
+    lines += [
+        "",
+        f"exactness: {'passed' if proof.passed else 'FAILED'}, largest relative difference "
+        f"{proof.max_relative_difference:.2g} (tolerance {proof.tolerance:.0e}, {proof.samples} samples)",
+    ]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    if report.verdict.met:
+        return "\n".join([*lines, "verdict: the constraints hold"])
+    return "\n".join([*lines, *(f"verdict: NOT met: {sentence}" for sentence in report.verdict.broken)])
+
+
+def _sizes(before: Side, after: Side) -> list[tuple[str, ...]]:
+    fields = (
+        ("parameters", before.parameters, after.parameters),
+        ("nonzero", before.nonzero_parameters, after.nonzero_parameters),
+        ("MACs", before.macs, after.macs),
+        ("file bytes", before.file_bytes, after.file_bytes),
+        ("gzip bytes", before.gzip_bytes, after.gzip_bytes),
+        ("peak activation bytes", before.peak_activation_bytes, after.peak_activation_bytes),
+    )
+    rows = [(name, f"{old:,}", f"{new:,}", _change(old, new)) for name, old, new in fields]
+    latency = (f"{before.latency_ms:.3f}", f"{after.latency_ms:.3f}", _change(before.latency_ms, after.latency_ms))
+    return [*rows, ("latency ms (one thread)", *latency)]
+
+
+def _accuracy(before: Score | None, after: Score | None) -> list[tuple[str, ...]]:
+    if before is None or after is None:
+        return [("accuracy", "-", "-", "no data to judge with")]
+    name = {"classification": "accuracy", "binary": "accuracy", "regression": "R squared", "fidelity": "fidelity"}
+    points = (after.score - before.score) * (1 if after.task == "regression" else 100)
+    unit = "" if after.task == "regression" else " points"
+    change = f"{points:+.2f}{unit} on {after.samples} samples"
+    return [(name[after.task], f"{before.score:.4f}", f"{after.score:.4f}", change)]
+
+
+def _change(before: float, after: float) -> str:
+    return f"{after / before - 1:+.1%}" if before else "-"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [
+        f"{name:<{widths[0]}}  {old:>{widths[1]}}  {new:>{widths[2]}}  {change}".rstrip()
+        for name, old, new, change in rows
+    ]
+
+
+def job_lines(jobs: Iterable[Job]) -> list[str]:
+    lines = [f"{'ID':<32}  {'STATE':<9}  {'CREATED (UTC)':<19}  MODEL"]
+    for job in jobs:
+        created = datetime.fromtimestamp(job.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        stage = f"  {job.progress.fraction:.0%} {job.progress.stage}" if job.state == "running" else ""
+        trouble = f"  {job.failure.code}" if job.failure else ""
+        model = job.inputs.model.name or job.inputs.model.blob
+        lines.append(f"{job.id:<32}  {job.state:<9}  {created}  {model}{stage}{trouble}")
+    return lines
+
+
+def criteria_text() -> str:
+    return "\n\n".join(_criterion(name, criterion) for name, criterion in CRITERIA.items())
+
+
+def _criterion(name: str, criterion: type[CriterionBase]) -> str:
+    lines = [name, f"  {criterion.summary}", f"  Use when: {criterion.use_when}", f"  Cost: {criterion.cost}"]
+    lines += [f"  Paper: {criterion.paper}", "  Options:"]
+    for option, field in criterion.model_fields.items():
+        if option != "name":
+            lines.append(f"    criterion.{option} = {field.default!r}: {field.description}")
+    return "\n".join(lines)
