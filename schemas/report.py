@@ -30,8 +30,10 @@ class ClassificationScore(_Part):
     samples: int = Field(description="Judged positions: samples, times positions where the output has several.")
     score: float = Field(description="Top-1 accuracy.")
     top5: float | None = Field(description="None where there are fewer than six classes.")
-    per_class: tuple[ClassAccuracy, ...]
-    confusion: tuple[tuple[int, ...], ...] = Field(description="Rows: labels; columns: predictions.")
+    per_class: tuple[ClassAccuracy, ...] = Field(description="Empty above 4,096 classes.")
+    confusion: tuple[tuple[int, ...], ...] = Field(
+        description="Rows: labels; columns: predictions. Empty above 256 classes."
+    )
     agreement: float | None = Field(default=None, description="Share of predictions equal to the uploaded model's.")
 
 

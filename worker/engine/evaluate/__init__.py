@@ -1,0 +1,20 @@
+"""The judge: what a model does, measured in onnxruntime on the bytes that the user will fetch.
+
+`runtime` runs models, `task` decides what is judged, `score` counts.
+"""
+
+from worker.engine.evaluate.runtime import fixed_batch, latency_ms, outputs, session
+from worker.engine.evaluate.score import judge, score
+from worker.engine.evaluate.task import OutputInfo, Task, resolve_task
+
+__all__ = [
+    "OutputInfo",
+    "Task",
+    "fixed_batch",
+    "judge",
+    "latency_ms",
+    "outputs",
+    "resolve_task",
+    "score",
+    "session",
+]
