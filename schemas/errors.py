@@ -53,6 +53,7 @@ FAILURES: dict[str, Kind] = {
     "too_many_jobs": Kind(
         429, "Too many unfinished jobs for this API key", "Wait for one to finish, or cancel one.", retry=True
     ),
+    "too_many_listeners": Kind(503, "Too many callers wait for events", "Poll the job without ?wait=.", retry=True),
     "state_unavailable": Kind(503, "Redis is unwell", "Try again after the time in Retry-After.", retry=True),
     "storage_unavailable": Kind(503, "The storage is unwell", "Try again after the time in Retry-After.", retry=True),
     "device_unavailable": Kind(

@@ -10,13 +10,10 @@ import os
 import socket
 import sys
 
-import uvicorn
-
 from schemas.errors import EspalierError
 from service.app import create_app
+from service.server import make_server
 from state.settings import Settings
-
-DRAIN_SECONDS = 5
 
 
 def main() -> int:
@@ -29,17 +26,8 @@ def main() -> int:
     except EspalierError as error:
         print(error, file=sys.stderr)
         return 2
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        access_log=False,  # /metrics counts requests; a line for each poll would bury the rest
-        timeout_graceful_shutdown=DRAIN_SECONDS,
-        server_header=False,
-    )
     sockets = [socket.socket(fileno=descriptor)] if descriptor is not None else None
-    uvicorn.Server(config).run(sockets=sockets)
+    make_server(app, settings).run(sockets=sockets)
     return 0
 
 

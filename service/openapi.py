@@ -1,0 +1,107 @@
+"""The OpenAPI document, completed: what FastAPI cannot see because bodies are streamed and the gate stands before the
+app.
+
+In: the app's routes. Out: the document with the problem schema on every failure, the two ways to send an API key, and
+the bodies of POST /prune and PUT /blobs. FastAPI's own 422 schema is taken out: no answer has that form.
+"""
+
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from schemas.request import PruneRequest
+from service.auth import OPEN_PATHS
+from service.errors import MEDIA_TYPE, Problem
+
+Json = dict[str, Any]
+
+_REF = "#/components/schemas/{model}"
+
+
+def problems(*statuses: int) -> dict[int | str, Json]:
+    """The `responses=` of a route for these failure statuses."""
+    schema = {"$ref": "#/components/schemas/Problem"}
+    return {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in sorted(statuses)
+    }
+
+
+def _file(what: str) -> Json:
+    return {"type": "string", "format": "binary", "description": what}
+
+
+PRUNE_BODY: Json = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["model"],
+                "additionalProperties": False,
+                "properties": {
+                    "model": _file("ONNX or TorchScript."),
+                    "calibration": _file(
+                        ".npz, .npy or .csv; unlabelled data will do. Required where options need it."
+                    ),
+                    "evaluation": _file(".npz, .npy or .csv with labels; without it the calibration data are split."),
+                    "options": {"$ref": "#/components/schemas/PruneRequest"},
+                },
+            },
+            "encoding": {"options": {"contentType": "application/json"}},
+        },
+        "application/json": {"schema": {"$ref": "#/components/schemas/PruneBody"}},
+    },
+}
+
+BLOB_BODY: Json = {
+    "required": True,
+    "content": {"application/octet-stream": {"schema": _file("The raw bytes. They must hash to the name.")}},
+}
+
+
+def install(app: FastAPI, extra: tuple[type[Any], ...]) -> None:
+    """Makes `app.openapi` return the completed document, built once. `extra`: models that only streamed bodies use."""
+
+    def openapi() -> Json:
+        if app.openapi_schema is None:
+            app.openapi_schema = _complete(app, (PruneRequest, Problem, *extra))
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _complete(app: FastAPI, models: tuple[type[Any], ...]) -> Json:
+    document: Json = get_openapi(
+        title=app.title, version=app.version, description=app.description, routes=app.routes, tags=app.openapi_tags
+    )
+    components = document.setdefault("components", {})
+    schemas = components.setdefault("schemas", {})
+    for model in models:
+        schema = model.model_json_schema(ref_template=_REF, mode="validation")
+        for name, one in schema.pop("$defs", {}).items():
+            schemas.setdefault(name, one)
+        schemas[model.__name__] = schema
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "Authorization: Bearer <key>"},
+        "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            _complete_operation(path, operation)
+    return document
+
+
+def _complete_operation(path: str, operation: Json) -> None:
+    operation["security"] = [] if path in OPEN_PATHS else [{"bearer": []}, {"apiKey": []}]
+    responses = operation["responses"]
+    if "application/json" in responses.get("422", {}).get("content", {}):
+        responses |= {str(status): one for status, one in problems(422).items()}
+    for status, one in problems(500).items():
+        responses.setdefault(str(status), one)
+    for response in responses.values():
+        response.setdefault("headers", {})["X-Request-ID"] = {"schema": {"type": "string"}}

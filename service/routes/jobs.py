@@ -1,0 +1,252 @@
+"""Jobs: their state, their events, their results.
+
+In: a job's id and its owner. Out: the job (with an entity tag, and on request only once its state has changed), a
+page of jobs, its events as they happen, its artifact and report. Refused: other owners' jobs, which are as absent as
+any; results that are not there yet or never will be; deleting what runs.
+"""
+
+import re
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query, Request
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response, StreamingResponse
+
+from schemas.errors import EspalierError
+from schemas.job import BlobRef, Job, JobPage, JobResult
+from schemas.report import Report
+from service.accept import preferred
+from service.body import until_gone
+from service.context import Here, Owner, Service
+from service.downloads import Download, matches, safe_stem, send_blob
+from service.events import BEGINNING, stream
+from service.openapi import problems
+from service.views import etag_of, job_of
+from state.blobs import result_key
+from state.reaper import discard
+from state.records import JobRecord
+
+router = APIRouter(tags=["jobs"])
+
+MAX_WAIT_SECONDS = 60
+MAX_PAGE = 200
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
+_EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
+# The report is drawn from names in the uploaded model: it may show, and do nothing else.
+_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+_REPORT_TYPES = {"application/json": "json", "text/html": "html", "text/markdown": "md"}
+
+_REPORT_CONTENT = {media: {"schema": {"type": "string"}} for media in _REPORT_TYPES if media != "application/json"}
+
+JobId = Annotated[str, Path(description="32 hex digits")]
+
+
+def _found(service: Service, job_id: str, owner: str) -> JobRecord:
+    if not _JOB_ID.fullmatch(job_id):
+        raise EspalierError("not_found", "there is no such job", where=job_id[:100])
+    return service.jobs.get(job_id, owner)
+
+
+@router.get("/jobs", response_model=JobPage, summary="List your jobs", responses=problems(400, 401, 403, 422, 503))
+def list_jobs(
+    service: Here,
+    owner: Owner,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE, description="Jobs on one page.")] = 50,
+    cursor: Annotated[str | None, Query(description="`next` of the page before.")] = None,
+) -> JobPage:
+    """Newest first."""
+    records, following = service.jobs.page(owner, limit=limit, cursor=cursor)
+    return JobPage(jobs=tuple(job_of(one, service.settings.public_url) for one in records), next=following)
+
+
+@router.get(
+    "/jobs/{job_id}",
+    response_model=Job,
+    summary="Look at a job",
+    responses={304: {"description": "Unchanged"}, **problems(401, 403, 404, 422, 503)},
+)
+async def get_job(
+    request: Request,
+    service: Here,
+    owner: Owner,
+    job_id: JobId,
+    wait: Annotated[
+        float, Query(ge=0, le=MAX_WAIT_SECONDS, description="Answer when the state changes, or after these seconds.")
+    ] = 0.0,
+    if_none_match: Annotated[str, Header(description="The ETag of what you have: 304 if that is still so.")] = "",
+) -> Response:
+    """The job as it stands. With `?wait=` the answer comes as soon as the state changes (at once if it has ended)."""
+    last_id = await service.feed.last_id(job_id) if wait and _JOB_ID.fullmatch(job_id) else BEGINNING
+    record = await run_in_threadpool(_found, service, job_id, owner)
+    body, etag = _shown(service, record)
+    known = not if_none_match or matches(if_none_match, etag)
+    if wait and known and not record.state.finished:
+        service.feed.check_room()
+        with service.feed.listening():
+            if not await until_gone(request, service.feed.state_change(job_id, last_id, wait)):
+                raise ClientDisconnect
+        body, etag = _shown(service, await run_in_threadpool(_found, service, job_id, owner))
+    headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+    if if_none_match and matches(if_none_match, etag):
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, "application/json")
+
+
+def _shown(service: Service, record: JobRecord) -> tuple[bytes, str]:
+    body = job_of(record, service.settings.public_url).model_dump_json(by_alias=True).encode()
+    return body, etag_of(body)
+
+
+@router.post(
+    "/jobs/{job_id}/cancel",
+    response_model=Job,
+    summary="Cancel a job",
+    responses={202: {"model": Job, "description": "The worker has been asked to stop"}, **problems(401, 403, 404, 503)},
+)
+def cancel_job(service: Here, owner: Owner, job_id: JobId) -> Response:
+    """200 with the job once it has ended (a queued one at once), 202 while its worker stops it."""
+    _found(service, job_id, owner)
+    record, orphans = service.jobs.cancel(job_id, owner)
+    discard(service.jobs, service.blobs, orphans)
+    status = 200 if record.state.finished else 202
+    return Response(_shown(service, record)[0], status, media_type="application/json")
+
+
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=204,
+    response_class=Response,
+    summary="Delete a job",
+    responses=problems(401, 403, 404, 409, 503),
+)
+def delete_job(service: Here, owner: Owner, job_id: JobId) -> Response:
+    """Forgets the job and its results. A queued job is cancelled; a running one must be cancelled first."""
+    _found(service, job_id, owner)
+    orphans = service.jobs.delete(job_id, owner)
+    service.blobs.delete_documents(result_key(job_id).rpartition("/")[0] + "/")
+    discard(service.jobs, service.blobs, orphans)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=StreamingResponse,
+    summary="Follow a job",
+    responses={
+        200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "Events until the end"},
+        204: {"description": "The job has ended and you have seen its last event"},
+        **problems(401, 403, 404, 422, 503),
+    },
+)
+async def follow_job(
+    service: Here,
+    owner: Owner,
+    job_id: JobId,
+    last_event_id: Annotated[str, Header(description="Replays what came after this event.")] = BEGINNING,
+) -> Response:
+    """Server-sent events `state` and `progress`, from the first or after `Last-Event-ID`, up to the end of the job."""
+    if not _EVENT_ID.fullmatch(last_event_id):
+        raise EspalierError("request_invalid", f"{last_event_id[:100]!r} is no event's id", where="Last-Event-ID")
+    record = await run_in_threadpool(_found, service, job_id, owner)
+    service.feed.check_room()
+    if record.state.finished and not await service.feed.after(job_id, last_event_id, 0):
+        return Response(status_code=204)
+    events = stream(service.feed, service.jobs, job_id, owner, last_event_id)
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(events, headers=headers, media_type="text/event-stream")
+
+
+@router.head("/jobs/{job_id}/artifact", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/artifact",
+    response_class=Response,
+    summary="Fetch the pruned model",
+    responses={
+        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
+        206: {"description": "The range asked for"},
+        304: {"description": "You have it"},
+        **problems(401, 403, 404, 409, 416, 503),
+    },
+)
+async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId) -> Response:
+    """The ONNX file. ETag is its sha256; one byte range; Content-Digest and Repr-Digest (RFC 9530)."""
+    record = await run_in_threadpool(_found, service, job_id, owner)
+    result = _result_of(record)
+    name = f"{safe_stem(record.manifest.inputs.model.name)}.pruned.onnx"
+    return await send_blob(request, service.blobs, Download(result.artifact, "application/octet-stream", name))
+
+
+@router.head("/jobs/{job_id}/report", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/report",
+    response_model=Report,
+    summary="Fetch the report in the form that Accept asks for",
+    responses={
+        200: {"content": _REPORT_CONTENT},
+        304: {"description": "You have it"},
+        **problems(401, 403, 404, 409, 416, 503),
+    },
+)
+async def report(
+    request: Request,
+    service: Here,
+    owner: Owner,
+    job_id: JobId,
+    accept: Annotated[str, Header(description="application/json (the default), text/html or text/markdown.")] = "",
+) -> Response:
+    """What was removed, what it cost, and the proof."""
+    chosen = preferred(accept, tuple(_REPORT_TYPES))
+    response = await _report(request, service, owner, job_id, _REPORT_TYPES[chosen])
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+@router.head("/jobs/{job_id}/report.{suffix}", include_in_schema=False)
+@router.get(
+    "/jobs/{job_id}/report.{suffix}",
+    response_model=Report,
+    summary="Fetch the report in one form",
+    responses={
+        200: {"content": _REPORT_CONTENT},
+        304: {"description": "You have it"},
+        **problems(401, 403, 404, 409, 416, 503),
+    },
+)
+async def report_as(
+    request: Request,
+    service: Here,
+    owner: Owner,
+    job_id: JobId,
+    suffix: Annotated[str, Path(description="json, html or md", json_schema_extra={"enum": ["json", "html", "md"]})],
+) -> Response:
+    """The same report as JSON, as a page, or as Markdown for a pull request."""
+    if suffix not in _REPORT_TYPES.values():
+        raise EspalierError("not_found", f"there is no report.{suffix[:20]}; known: json, html, md", where="report")
+    return await _report(request, service, owner, job_id, suffix)
+
+
+async def _report(request: Request, service: Service, owner: str, job_id: str, suffix: str) -> Response:
+    record = await run_in_threadpool(_found, service, job_id, owner)
+    result = _result_of(record)
+    files: dict[str, tuple[BlobRef, str]] = {
+        "json": (result.report_json, "application/json"),
+        "html": (result.report_html, "text/html; charset=utf-8"),
+        "md": (result.report_md, "text/markdown; charset=utf-8"),
+    }
+    ref, media_type = files[suffix]
+    name = f"{safe_stem(record.manifest.inputs.model.name)}.report.{suffix}"
+    response = await send_blob(request, service.blobs, Download(ref, media_type, name, inline=True))
+    response.headers["Content-Security-Policy"] = _REPORT_POLICY
+    return response
+
+
+def _result_of(record: JobRecord) -> JobResult:
+    """What a succeeded job left; everything else is a conflict with the state of the job."""
+    if record.result is not None:
+        return record.result
+    job_id = record.manifest.id
+    if record.state.finished:
+        why = record.failure.detail if record.failure else "it left none"
+        raise EspalierError("job_has_no_result", f"the job is {record.state}: {why}", where=job_id)
+    raise EspalierError("job_not_finished", f"the job is {record.state}", where=job_id)
