@@ -1,0 +1,72 @@
+# `make run` and `make test` are all that a fresh clone needs. Both install into .venv first; the second time there is
+# nothing to install and they start at once. Extra arguments for pip: PIP_ARGS="...", for pytest: PYTEST_ARGS="...".
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+SERVE_ARGS ?=
+PYTEST_ARGS ?=
+
+.PHONY: help run test lint format example bench bench-papers soak clean
+
+help:
+	@echo 'make run           install and serve on http://127.0.0.1:8000   (SERVE_ARGS="--port 9000")'
+	@echo 'make test          install and run the whole test suite        (PYTEST_ARGS="tests/cli")'
+	@echo 'make lint          ruff check, ruff format --check, mypy'
+	@echo 'make format        let ruff format and repair'
+	@echo 'make example       train the digits network of examples/ into out/'
+	@echo 'make bench         time from POST to result beside the time of the engine; memory during uploads'
+	@echo 'make bench-papers  train and prune the networks of Zheng, beside the figures of the paper'
+	@echo 'make soak          jobs for minutes while parts are killed; fails on any loss  (SOAK_ARGS="--minutes 30")'
+	@echo 'make clean         remove what the other targets made; jobs in .espalier stay'
+
+run: $(VENV)/.embedded
+	@exec $(BIN)/espalier serve $(SERVE_ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+example: $(VENV)/.dev
+	$(BIN)/python examples/digits.py
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.turnaround
+	$(BIN)/python -m benchmarks.upload
+
+bench-papers: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.zheng $(ZHENG_ARGS)
+
+soak: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
+
+clean:
+	rm -rf $(VENV) out build dist espalier.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# What tests need includes what the service needs, so installing the first also marks the second as done; neither ever
+# takes away from the other.
+$(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[dev]'
+	@touch $(VENV)/.embedded $@
+
+$(VENV)/.embedded: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) -e '.[embedded]'
+	@touch $@
+
+$(BIN)/python:
+	@test -n '$(PYTHON)' || { echo 'There is no python3. On Debian: apt install python3 python3-venv' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo '$(PYTHON) is older than Python 3.11; name a newer one: make run PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo '$(PYTHON) cannot make virtual environments. On Debian: apt install python3-venv' >&2; exit 1; }
+	'$(PYTHON)' -m venv $(VENV)
