@@ -1,0 +1,204 @@
+"""Ties become units, units become groups.
+
+In: a graph and one real execution of it. Out: `Analysis`: the groups of units that may go, the layers, and for every
+layer that stays whole the reason. A unit is free only if every operator that touches it has spoken for that axis.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from worker.engine.graph import Graph, Op
+from worker.engine.ops import RULES
+from worker.engine.ties import Axis, Consume, Points, Produce, Seen, Ties
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """An operator with a constant weight. `axis` is where the weight's units lie."""
+
+    name: str
+    op: Op
+    weight: str
+    axis: int
+    aliases: tuple[str, ...]  # the names a user may call it by
+
+    def constants(self, graph: Graph) -> tuple[str, ...]:
+        return tuple(name for name in self.op.inputs if name in graph.constants)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Units that live on the same axes. `sites[axis]` gives, for each unit, its indices there: (units, width)."""
+
+    name: str
+    units: int
+    sites: Mapping[Axis, Points]
+    producers: tuple[Produce, ...]
+    consumers: tuple[Consume, ...]
+    layers: tuple[Layer, ...]  # of the producers
+    readers: tuple[str, ...]  # names of the consumers' layers
+
+    def read_sites(self) -> tuple[Axis, ...]:
+        """Where the consumers read the units: tensors and axes, each once."""
+        return tuple(dict.fromkeys((one.op.inputs[one.slot], one.axis) for one in self.consumers))
+
+    def weight_sites(self) -> tuple[Consume, ...]:
+        """The consumers, each weight once: a shared weight is changed once."""
+        return tuple({(one.weight, one.weight_axis): one for one in self.consumers}.values())
+
+
+@dataclass(frozen=True)
+class Stay:
+    """Why a layer's units stay."""
+
+    layer: Layer
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Analysis:
+    ties: Ties
+    layers: tuple[Layer, ...]
+    groups: tuple[Group, ...]
+    stays: tuple[Stay, ...]
+
+
+def analyse(graph: Graph, seen: Seen) -> Analysis:
+    """The groups of a graph and the reasons for what is in none."""
+    ties = tie_all(graph, seen)
+    labels = _components(ties)
+    pins = _first_pins(ties, labels)
+    layers = _layers(ties)
+    by_op = {layer.op.index: layer for layer in layers}
+    groups, unread = _groups(ties, labels, pins, by_op)
+    grouped = {axis for group in groups for axis in group.sites}
+    stays = []
+    for layer in layers:
+        if (layer.weight, layer.axis) in grouped:
+            continue
+        component = labels[ties.points((layer.weight, layer.axis))[0]]
+        if pins[component] >= 0:
+            pin = ties.pins[pins[component]]
+            stays.append(Stay(layer, pin.code, pin.message))
+        else:
+            stays.append(Stay(layer, *unread.get(int(component), ("single_unit", "the layer has one unit"))))
+    return Analysis(ties, layers, groups, tuple(stays))
+
+
+def tie_all(graph: Graph, seen: Seen) -> Ties:
+    """Let every operator speak, then pin what it was silent about and what callers rely on."""
+    ties = Ties(graph, seen)
+    for op in graph.ops:
+        if op.outputs[0] in graph.static:
+            continue  # computed from constants alone: its inputs stay as they are
+        ties.spoken.clear()
+        rule = RULES.get(op.key)
+        if rule is not None and not op.captures:
+            rule.tie(op, ties)
+            silent = "axis_mixed", f"{op.label()} mixes or fixes this axis"
+        else:
+            silent = "operator_unknown", f"{op.label()} is not an operator that can be pruned through yet"
+        for name in (*op.inputs, *op.outputs, *op.captures):
+            for axis in range(len(seen.shapes.get(name, ()))):
+                if (name, axis) not in ties.spoken:
+                    ties.pin((name, axis), *silent)
+    ends = (graph.inputs, "graph_input", "is an input"), (graph.outputs, "graph_output", "is an output")
+    for ports, code, what in ends:
+        for port in ports:
+            for axis in range(len(seen.shapes.get(port.name, ()))):
+                ties.pin((port.name, axis), code, f"{port.name!r} {what} of the model: callers rely on its size")
+    return ties
+
+
+def _components(ties: Ties) -> Points:
+    left = np.concatenate([*ties.left, np.empty(0, np.int64)])
+    right = np.concatenate([*ties.right, np.empty(0, np.int64)])
+    matrix = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(ties.total, ties.total))
+    labels: Points = connected_components(matrix, directed=False)[1].astype(np.int64)
+    return labels
+
+
+def _first_pins(ties: Ties, labels: Points) -> Points:
+    """For each component the index of the first pin that holds it, or -1."""
+    first = np.full(labels.max(initial=-1) + 1, -1, dtype=np.int64)
+    for index in range(len(ties.pins) - 1, -1, -1):
+        first[labels[ties.pins[index].points]] = index
+    return first
+
+
+def _layers(ties: Ties) -> tuple[Layer, ...]:
+    taken: set[str] = set()
+    layers = []
+    for produce in ties.produced:
+        op, weight = produce.op, produce.weight
+        node = op.node.name or ""
+        if weight.endswith(".weight"):
+            name = weight.removesuffix(".weight")
+        else:
+            name = "/".join(node.strip("/").split("/")[:-1]) or node.strip("/") or weight
+        unique = name if name not in taken else f"{name}#{op.index}"
+        taken.add(unique)
+        aliases = tuple(dict.fromkeys(one for one in (unique, name, node, weight) if one))
+        layers.append(Layer(unique, op, weight, produce.axis, aliases))
+    return tuple(layers)
+
+
+Blocked = dict[int, tuple[str, str]]
+
+
+def _groups(ties: Ties, labels: Points, pins: Points, layers: Mapping[int, Layer]) -> tuple[tuple[Group, ...], Blocked]:
+    """Free components by the axes they live on; then the components that are free but not prunable, and why."""
+    groups: list[Group] = []
+    blocked: Blocked = {}
+    for components, sites in _alike(ties, labels, pins):
+        producers = tuple(one for one in ties.produced if (one.weight, one.axis) in sites and not one.carried)
+        consumers = tuple(one for one in ties.consumed if (one.weight, one.weight_axis) in sites)
+        if not producers:
+            continue
+        if not consumers:
+            reason = "not_read", "no layer with constant weights reads its units"
+            blocked |= {int(component): reason for component in components}
+            continue
+        if len(components) < 2:
+            continue
+        made = tuple(layers[one.op.index] for one in producers)
+        number = sum(group.layers[0] is made[0] for group in groups)
+        readers = tuple(dict.fromkeys(layers[one.op.index].name for one in consumers if one.op.index in layers))
+        name = made[0].name if not number else f"{made[0].name}[{number + 1}]"
+        groups.append(Group(name, len(components), sites, producers, consumers, made, readers))
+    return tuple(sorted(groups, key=lambda group: group.layers[0].op.index)), blocked
+
+
+def _alike(ties: Ties, labels: Points, pins: Points) -> list[tuple[Points, dict[Axis, Points]]]:
+    """Free components with the same number of points on the same axes, in file order."""
+    axes = list(ties.starts)
+    starts = np.fromiter(ties.starts.values(), np.int64, len(axes))
+    points = np.flatnonzero(pins[labels] < 0)
+    if not len(points):
+        return []
+    component = labels[points]
+    axis = np.searchsorted(starts, points, side="right") - 1
+    order = np.lexsort((points, axis, component))
+    points, component, axis = points[order], component[order], axis[order]
+    weights = np.random.default_rng(0).integers(1, 2**62, len(axes), dtype=np.uint64)
+    signature = np.zeros(int(labels.max()) + 1, dtype=np.uint64)
+    np.add.at(signature, component, weights[axis])  # a sum of random words: equal axes, equal signature
+    found = []
+    first_seen: dict[int, list[int]] = {}
+    for one in dict.fromkeys(component[np.argsort(points, kind="stable")].tolist()):
+        first_seen.setdefault(int(signature[one]), []).append(one)
+    bounds = np.flatnonzero(np.diff(component, prepend=-1))
+    where = dict(zip(component[bounds].tolist(), zip(bounds, [*bounds[1:], len(points)], strict=True), strict=True))
+    for members in first_seen.values():
+        spans = np.stack([points[slice(*where[one])] for one in members])  # (units, points of each)
+        lanes = axis[slice(*where[members[0]])]
+        sites = {}
+        for lane in np.unique(lanes):
+            sites[axes[lane]] = spans[:, lanes == lane] - starts[lane]
+        found.append((np.array(members), sites))
+    return found

@@ -1,0 +1,105 @@
+"""What a model costs, before and after a cut, from shapes alone: parameters, MACs, bytes of live activations.
+
+In: a graph, the ties (shapes before) and how many indices go on each axis. Out: numbers. One sample, or the model's
+fixed batch.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from worker.engine.axes import Group
+from worker.engine.graph import Graph
+from worker.engine.ops import RULES
+from worker.engine.ops.rule import Shape, ShapeOf
+from worker.engine.ties import Axis, Seen
+
+Gone = Mapping[str, tuple[int, ...]]  # by group name: the units that go, sorted
+
+
+@dataclass(frozen=True)
+class Cost:
+    parameters: int
+    macs: int
+
+
+def axes_gone(groups: Iterable[Group], gone: Mapping[str, int]) -> dict[Axis, int]:
+    """How many indices each axis loses when groups lose that many units."""
+    lost: dict[Axis, int] = {}
+    for group in groups:
+        for axis, index in group.sites.items():
+            lost[axis] = lost.get(axis, 0) + gone.get(group.name, 0) * index.shape[1]
+    return lost
+
+
+def shapes_after(seen: Seen, lost: Mapping[Axis, int]) -> ShapeOf:
+    """Shapes once those indices are gone."""
+
+    def after(name: str) -> Shape:
+        return tuple(size - lost.get((name, axis), 0) for axis, size in enumerate(seen.shapes[name]))
+
+    return after
+
+
+def cost(graph: Graph, after: ShapeOf) -> Cost:
+    return Cost(parameters(graph, after), sum(macs_by_op(graph, after).values()))
+
+
+def parameters(graph: Graph, after: ShapeOf, names: Iterable[str] | None = None) -> int:
+    """Elements of floating-point constants; integers are shapes and indices."""
+    chosen = graph.constants if names is None else names
+    return sum(prod(after(name)) for name in chosen if is_parameter(graph, name))
+
+
+def is_parameter(graph: Graph, name: str) -> bool:
+    dtype = graph.constants[name].dtype
+    return dtype.kind == "f" or dtype.name == "bfloat16"
+
+
+def macs_by_op(graph: Graph, after: ShapeOf) -> dict[int, int]:
+    """Multiply-accumulates of products and convolutions, by operator index."""
+    return {
+        op.index: RULES[op.key].macs(op, after)
+        for op in graph.ops
+        if op.key in RULES and op.outputs[0] not in graph.static
+    }
+
+
+def peak_activation_bytes(graph: Graph, seen: Seen, after: ShapeOf) -> int:
+    """The most bytes of activations alive at once, operators in file order. Views take no memory of their own."""
+    owner: dict[str, str] = {}
+    uses: dict[str, int] = {}
+    outputs = {port.name for port in graph.outputs}
+
+    def root(name: str) -> str:
+        while name in owner:
+            name = owner[name]
+        return name
+
+    active = [op for op in graph.ops if op.outputs[0] not in graph.static]
+    for op in active:
+        if op.key in RULES and RULES[op.key].alias and op.inputs[0] not in graph.constants:
+            owner[op.outputs[0]] = op.inputs[0]
+    for op in active:
+        for name in dict.fromkeys((*op.inputs, *op.captures)):
+            uses[root(name)] = uses.get(root(name), 0) + 1
+    for name in outputs:
+        uses[root(name)] = uses.get(root(name), 0) + 1
+
+    def size(name: str) -> int:
+        return prod(after(name)) * np.dtype(seen.dtypes[name]).itemsize
+
+    live = {port.name: size(port.name) for port in graph.inputs if port.name in seen.shapes}
+    peak = sum(live.values())
+    for op in active:
+        for name in op.outputs:
+            if name and name not in owner and name in seen.shapes:
+                live[name] = size(name)
+        peak = max(peak, sum(live.values()))
+        for name in dict.fromkeys((*op.inputs, *op.captures)):
+            uses[root(name)] = uses.get(root(name), 0) - 1
+            if uses[root(name)] == 0:
+                live.pop(root(name), None)
+    return peak

@@ -1,0 +1,82 @@
+"""Distinctiveness (Gedeon and Harris 1991; Zheng): units whose activation vectors point the same way do the same
+work.
+
+The threshold form is the papers' pairwise iteration in unit order. The ordered form always takes the closest pair
+next.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from schemas.criteria import Distinctiveness
+from worker.engine.criteria.evidence import Evidence, Step, angles_deg, centred
+from worker.engine.observe import Float
+
+DEAD = 1e-6  # a unit whose activity is below this share of the most active one's never fires
+
+
+@dataclass(frozen=True)
+class DistinctivenessRanking:
+    parameters: Distinctiveness
+
+    def by_threshold(self, evidence: Evidence) -> tuple[Step, ...]:
+        """Unit i is compared with each later unit j: similar, j goes; opposite, both go and i is done with."""
+        angles = self._angles(evidence)
+        steps = self._dead(evidence)
+        alive = np.ones(evidence.units, dtype=bool)
+        alive[[step.unit for step in steps]] = False
+        for i in range(evidence.units):
+            if not alive[i]:
+                continue
+            for j in _beyond(angles[i], alive, i, self.parameters):
+                alive[j] = False
+                angle = float(angles[i, j])
+                if angle < self.parameters.angle_deg:
+                    steps.append(Step(j, "similar", i, angle))
+                    continue
+                alive[i] = False
+                steps += [Step(j, "opposite", i, angle), Step(i, "opposite", j, angle)]
+                break
+        return tuple(steps)
+
+    def in_order(self, evidence: Evidence) -> tuple[Step, ...]:
+        """Dead units, then the later unit of the closest pair, again and again."""
+        steps = self._dead(evidence)[: evidence.units - 1]
+        dead = [step.unit for step in steps]
+        distance = np.triu(self._angles(evidence), 1)
+        distance[np.tril_indices(evidence.units)] = np.inf
+        distance[dead, :] = np.inf
+        distance[:, dead] = np.inf
+        nearest = distance.argmin(axis=1)
+        closest = distance[np.arange(evidence.units), nearest]
+        while len(steps) < evidence.units - 1:
+            i = int(closest.argmin())
+            j = int(nearest[i])
+            steps.append(Step(j, "similar", i, float(closest[i])))
+            distance[j, :] = np.inf
+            distance[:, j] = np.inf
+            closest[j] = np.inf
+            for row in np.flatnonzero(nearest == j):
+                nearest[row] = distance[row].argmin()
+                closest[row] = distance[row, nearest[row]]
+        return tuple(steps)
+
+    def _angles(self, evidence: Evidence) -> Float:
+        if self.parameters.on == "weights":
+            return angles_deg(evidence.rows @ evidence.rows.T)
+        gram = np.sum([centred(site, self.parameters.centre) for site in evidence.sites], axis=0)
+        return angles_deg(gram)
+
+    def _dead(self, evidence: Evidence) -> list[Step]:
+        if not self.parameters.dead_units:
+            return []
+        grams = [site.gram for site in evidence.sites] or [evidence.rows @ evidence.rows.T]
+        activity = np.sqrt(np.sum([np.diag(gram) for gram in grams], axis=0))
+        return [Step(int(unit), "dead") for unit in np.flatnonzero(activity <= DEAD * activity.max())]
+
+
+def _beyond(row: Float, alive: "np.typing.NDArray[np.bool_]", i: int, parameters: Distinctiveness) -> list[int]:
+    """Living units after i that are similar or opposite to it, in order."""
+    far = (row < parameters.angle_deg) | (row > parameters.opposite_deg)
+    return [int(j) for j in np.flatnonzero(far & alive) if j > i]

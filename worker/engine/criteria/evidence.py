@@ -1,0 +1,82 @@
+"""What a criterion sees of one group, and what it answers: an order in which units go.
+
+Criteria see weights and Grams, never operators.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+from worker.engine.axes import Group
+from worker.engine.graph import Graph
+from worker.engine.observe import Float, SiteGram
+
+Centre = Literal["auto", "half", "mean", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """One group. `rows` are the incoming weights of its units, side by side over its producers."""
+
+    units: int
+    rows: Float  # (units, fan-in)
+    sites: tuple[SiteGram, ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One unit goes. `partner` stands in for it (similar), goes with it (opposite), or is None."""
+
+    unit: int
+    why: Literal["dead", "similar", "opposite", "small"]
+    partner: int | None = None
+    angle_deg: float | None = None
+
+
+class Criterion(Protocol):
+    """A ranking criterion of units, with its parameters inside."""
+
+    def by_threshold(self, evidence: Evidence) -> tuple[Step, ...]:
+        """What the criterion's own threshold removes, in order."""
+        ...
+
+    def in_order(self, evidence: Evidence) -> tuple[Step, ...]:
+        """All units but one, the first to go first."""
+        ...
+
+
+def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...]) -> Evidence:
+    """The evidence on one group: its producers' weights and the Grams that were observed."""
+    parts = []
+    for produce in group.producers:
+        index = group.sites[produce.weight, produce.axis]
+        weight = np.moveaxis(graph.constants[produce.weight], produce.axis, 0).astype(np.float64)
+        parts.append(weight[index].reshape(group.units, -1))
+    return Evidence(group.units, np.concatenate(parts, axis=1), sites)
+
+
+def centres(site: SiteGram, how: Centre) -> Float:
+    """What is subtracted from each unit's values at a site."""
+    if how == "mean":
+        return site.sums / max(site.rows, 1)
+    half = site.middle is not None and how in ("auto", "half")
+    return np.full(len(site.sums), site.middle if half else 0.0)
+
+
+def centred(site: SiteGram, how: Centre) -> Float:
+    """The Gram of centred activations, from the raw one: sum (a - c)(a - c)^T."""
+    c = centres(site, how)
+    cross = np.outer(c, site.sums)
+    gram: Float = site.gram - cross - cross.T + site.rows * np.outer(c, c)
+    return gram
+
+
+def angles_deg(gram: Float) -> Float:
+    """Angles between vectors whose Gram is given. A vector of length zero is at 90 degrees to all others."""
+    lengths = np.sqrt(np.clip(np.diag(gram), 0, None))
+    scale = np.outer(lengths, lengths)
+    cosine = np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0)
+    angles: Float = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+    np.fill_diagonal(angles, 0.0)
+    return angles

@@ -1,0 +1,183 @@
+"""The one door to the IR: a model becomes a frozen `Graph` of `Op`s.
+
+In: a normalised `onnx_ir.Model` (see `load`). Out: `Graph`. Refused: nothing; what the graph cannot express
+(subgraphs, custom domains) stays visible as an operator with an unknown key, and later stages pin what it touches.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+Array: TypeAlias = npt.NDArray[np.generic]
+AttrValue: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | Array
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """One node. `key` is the operator type, with its domain in front where that is not ONNX's own."""
+
+    index: int
+    key: str
+    name: str
+    opset: int
+    inputs: tuple[str, ...]  # "" where an optional input is absent
+    outputs: tuple[str, ...]
+    attrs: Mapping[str, AttrValue]
+    captures: tuple[str, ...]  # values that its subgraphs read from outside
+    node: ir.Node
+
+    def ints(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        value = self.attrs.get(name, default)
+        assert isinstance(value, tuple), f"{self.name}: attribute {name} is not a list"
+        return tuple(int(one) for one in value)
+
+    def integer(self, name: str, default: int) -> int:
+        value = self.attrs.get(name, default)
+        assert isinstance(value, int), f"{self.name}: attribute {name} is not an integer"
+        return value
+
+    def number(self, name: str, default: float) -> float:
+        value = self.attrs.get(name, default)
+        assert isinstance(value, int | float), f"{self.name}: attribute {name} is not a number"
+        return float(value)
+
+    def text(self, name: str, default: str) -> str:
+        value = self.attrs.get(name, default)
+        assert isinstance(value, str), f"{self.name}: attribute {name} is not a string"
+        return value
+
+    def input(self, slot: int) -> str:
+        """The name at an input slot; "" where it is absent."""
+        return self.inputs[slot] if slot < len(self.inputs) else ""
+
+    def label(self) -> str:
+        return f"{self.key} {self.name!r}"
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of the graph. A dimension that is not fixed is None."""
+
+    name: str
+    dtype: np.dtype[np.generic] | None
+    shape: tuple[int | None, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    ops: tuple[Op, ...]
+    constants: Mapping[str, Array]
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    opsets: Mapping[str, int]
+    ir_version: int
+
+    @cached_property
+    def producer(self) -> Mapping[str, Op]:
+        return {name: op for op in self.ops for name in op.outputs if name}
+
+    @cached_property
+    def readers(self) -> Mapping[str, tuple[Op, ...]]:
+        """The operators that read each value, subgraphs included."""
+        found: dict[str, list[Op]] = {}
+        for op in self.ops:
+            for name in dict.fromkeys((*op.inputs, *op.captures)):
+                if name:
+                    found.setdefault(name, []).append(op)
+        return {name: tuple(ops) for name, ops in found.items()}
+
+    @cached_property
+    def static(self) -> frozenset[str]:
+        """Values that depend on constants alone."""
+        known = set(self.constants)
+        for op in self.ops:
+            if all(not name or name in known for name in (*op.inputs, *op.captures)) and not op.key.startswith(
+                "Random"
+            ):
+                known.update(name for name in op.outputs if name)
+        return frozenset(known)
+
+    def fixed_batch(self) -> int | None:
+        """The batch size the model insists on: the first dimension of its inputs, where that is a number."""
+        sizes = {port.shape[0] for port in self.inputs if port.shape}
+        return sizes.pop() if len(sizes) == 1 else None
+
+
+def freeze(model: ir.Model) -> Graph:
+    """The graph of a model. Initializers become constants; names stay."""
+    graph = model.graph
+    opsets = dict(model.opset_imports)
+    ops = tuple(_op(index, node, opsets) for index, node in enumerate(graph))
+    constants = {
+        name: value.const_value.numpy() for name, value in graph.initializers.items() if value.const_value is not None
+    }
+    return Graph(
+        ops, constants, tuple(map(_port, graph.inputs)), tuple(map(_port, graph.outputs)), opsets, model.ir_version
+    )
+
+
+def _op(index: int, node: ir.Node, opsets: Mapping[str, int]) -> Op:
+    attrs: dict[str, AttrValue] = {}
+    captures: list[str] = []
+    for name, attr in node.attributes.items():
+        if attr.type == ir.AttributeType.GRAPH:
+            captures += _captured(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            captures += [one for graph in attr.as_graphs() for one in _captured(graph)]
+        elif (value := _attr_value(attr)) is not None:
+            attrs[name] = value
+    own = node.domain in ("", "ai.onnx")
+    return Op(
+        index=index,
+        key=node.op_type if own else f"{node.domain}::{node.op_type}",
+        name=node.name or f"{node.op_type}_{index}",
+        opset=opsets.get(node.domain, 1),
+        inputs=tuple("" if value is None else str(value.name) for value in node.inputs),
+        outputs=tuple(str(value.name) for value in node.outputs),
+        attrs=attrs,
+        captures=tuple(dict.fromkeys(captures)),
+        node=node,
+    )
+
+
+def _attr_value(attr: ir.Attr) -> AttrValue | None:
+    match attr.type:
+        case ir.AttributeType.INT:
+            return int(attr.as_int())
+        case ir.AttributeType.FLOAT:
+            return float(attr.as_float())
+        case ir.AttributeType.STRING:
+            return str(attr.as_string())
+        case ir.AttributeType.INTS:
+            return tuple(int(one) for one in attr.as_ints())
+        case ir.AttributeType.FLOATS:
+            return tuple(float(one) for one in attr.as_floats())
+        case ir.AttributeType.TENSOR:
+            array: Array = attr.as_tensor().numpy()
+            return array
+        case _:
+            return None
+
+
+def _captured(graph: ir.Graph) -> list[str]:
+    """Names that a subgraph, however deep, takes from outside itself."""
+    own = {value.name for value in (*graph.inputs, *graph.initializers.values())}
+    own |= {output.name for node in graph for output in node.outputs}
+    read: list[str] = [str(value.name) for value in graph.outputs if value.name not in own]
+    for node in graph:
+        read += [str(value.name) for value in node.inputs if value is not None and value.name not in own]
+        for attr in node.attributes.values():
+            if attr.type == ir.AttributeType.GRAPH:
+                read += [name for name in _captured(attr.as_graph()) if name not in own]
+    return read
+
+
+def _port(value: ir.Value) -> Port:
+    dtype = None if value.dtype is None or value.dtype == ir.DataType.STRING else np.dtype(value.dtype.numpy())
+    shape = None if value.shape is None else tuple(dim if isinstance(dim, int) else None for dim in value.shape)
+    return Port(str(value.name), dtype, shape)

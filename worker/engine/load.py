@@ -1,0 +1,217 @@
+"""The uploaded file becomes a normalised ONNX model.
+
+In: the model file and the files of its external data. Out: `Loaded`: an `onnx_ir.Model` in which constants are
+initializers, small shared initializers are separate, and functions are inlined. Refused: everything that is not a
+valid ONNX model, with the recipe to make one; no path named inside a model is ever opened.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
+from google.protobuf.message import DecodeError
+from onnx.external_data_helper import uses_external_data
+
+from schemas.errors import EspalierError
+
+EXPORT_RECIPE = 'export it with torch.onnx.export(model, example_input, "model.onnx") and send the .onnx file'
+SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """`proto` is the model as uploaded, external data included; `model` is the normalised one."""
+
+    proto: onnx.ModelProto
+    model: ir.Model
+    copies: Mapping[str, str]  # initializers made by un-sharing -> the one they were
+    file_bytes: int
+    gzip_bytes: int
+
+
+def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loaded:
+    """Read, check and normalise a model. `name` is what people call the file."""
+    head = _head(path)
+    _refuse_other_formats(head, name)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(path.read_bytes())
+    except DecodeError:
+        raise EspalierError(
+            "model_unreadable",
+            f"{path.stat().st_size:,} bytes that do not parse as ONNX: truncated, or another kind of file",
+            where=name,
+        ) from None
+    if not proto.HasField("graph") or not proto.graph.node or not proto.ir_version:
+        raise EspalierError("model_unreadable", "the file holds no ONNX graph", where=name)
+    _embed_external(proto, external, name)
+    _check(proto, name)
+    model, copies = _normalise(proto)
+    files = (path, *external.values())
+    return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(_gzip_bytes, files)))
+
+
+def _gzip_bytes(path: Path) -> int:
+    with path.open("rb") as file:
+        return packed_size(iter(lambda: file.read(1 << 20), b""))
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def packed_size(chunks: Iterable[bytes]) -> int:
+    """Bytes after gzip, which is how firmware images travel."""
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def _refuse_other_formats(head: bytes, name: str) -> None:
+    if not head:
+        raise EspalierError("model_unreadable", "the file is empty", where=name)
+    kinds = {
+        b"PK\x03\x04": "a zip archive (TorchScript, .pt2 or a PyTorch checkpoint)",
+        b"\x80": "a Python pickle (a PyTorch checkpoint or a scikit-learn model)",
+        b"\x89HDF": "an HDF5 file (Keras)",
+        b"\x93NUMPY": "a numpy array",
+        b"{": "JSON text",
+        b"<": "XML text",
+    }
+    kind = next((what for magic, what in kinds.items() if head.startswith(magic)), None)
+    if kind is None and head[4:8] == b"TFL3":
+        kind = "a TensorFlow Lite model"
+    if kind is not None:
+        raise EspalierError(
+            "model_format_unsupported",
+            f"this is {kind}, not ONNX",
+            where=name,
+            hint=EXPORT_RECIPE[0].upper() + EXPORT_RECIPE[1:] + ".",
+        )
+
+
+def tensors(message: Any) -> "list[onnx.TensorProto]":
+    """Every tensor of a model, in subgraphs, attributes and functions too."""
+    found: list[onnx.TensorProto] = []
+    graphs = [message.graph]
+    nodes = [node for function in message.functions for node in function.node]
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            found += graph.initializer
+            found += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
+            nodes += graph.node
+            continue
+        for attr in nodes.pop().attribute:
+            found += [attr.t] if attr.HasField("t") else []
+            found += attr.tensors
+            graphs += [attr.g] if attr.HasField("g") else []
+            graphs += attr.graphs
+    return found
+
+
+def _embed_external(proto: onnx.ModelProto, external: Mapping[str, Path], name: str) -> None:
+    """Bring external tensors inside. Locations are keys of `external`, never paths."""
+    outside = [tensor for tensor in tensors(proto) if uses_external_data(tensor)]
+    missing = sorted({_location(tensor) for tensor in outside} - set(external))
+    if missing:
+        raise EspalierError(
+            "model_external_data_missing",
+            f"tensors live in files that were not sent: {', '.join(missing[:5])}",
+            where=name,
+        )
+    for tensor in outside:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        where = f"{name}: tensor {tensor.name!r}"
+        try:
+            offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0) or 0)
+        except ValueError:
+            raise EspalierError(
+                "model_invalid", "offset or length of its external data is no number", where=where
+            ) from None
+        path = external[_location(tensor)]
+        size = path.stat().st_size
+        length = length or size - offset
+        if offset < 0 or length < 0 or offset + length > size:
+            raise EspalierError(
+                "model_invalid", f"it wants bytes {offset} to {offset + length} of a file of {size}", where=where
+            )
+        with path.open("rb") as file:
+            file.seek(offset)
+            tensor.raw_data = file.read(length)
+        tensor.ClearField("external_data")
+        tensor.data_location = onnx.TensorProto.DEFAULT
+
+
+def _location(tensor: onnx.TensorProto) -> str:
+    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+
+
+def _check(proto: onnx.ModelProto, name: str) -> None:
+    if proto.graph.sparse_initializer:
+        raise EspalierError(
+            "model_format_unsupported",
+            "the model stores sparse initializers",
+            where=name,
+            hint="Store them densely; sparsity compresses as well with gzip.",
+        )
+    try:
+        onnx.checker.check_model(proto)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise EspalierError("model_invalid", _first_lines(str(error)), where=name) from None
+
+
+def _first_lines(text: str, limit: int = 400) -> str:
+    return " ".join(text.split())[:limit]
+
+
+def _normalise(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, str]]:
+    model = ir.from_proto(proto)
+    if model.functions:
+        model = passes.InlinePass()(model).model
+    model = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).model
+    model = passes.RemoveInitializersFromInputsPass()(model).model
+    copies = _unshare(model.graph)
+    _forward_constant_identities(model.graph)
+    return model, copies
+
+
+def _unshare(graph: ir.Graph) -> dict[str, str]:
+    """Give every reader its own copy of a small initializer: exporters share equal ones, and a cut is not shared."""
+    copies: dict[str, str] = {}
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        uses = list(value.uses())
+        if tensor is None or len(tensor.shape) > SHARED_RANK or len(uses) < 2:
+            continue
+        for number, (node, slot) in enumerate(uses[1:], start=1):
+            copy = ir.Value(name=f"{value.name}.{number}", shape=value.shape, type=value.type, const_value=tensor)
+            while copy.name in graph.initializers:
+                copy.name = f"{copy.name}_"
+            if node.graph is graph:  # readers inside subgraphs keep the original
+                graph.register_initializer(copy)
+                node.replace_input_with(slot, copy)
+                copies[str(copy.name)] = str(value.name)
+    return copies
+
+
+def _forward_constant_identities(graph: ir.Graph) -> None:
+    """Readers of Identity(initializer) read the initializer: exporters write shared weights that way."""
+    outputs = {id(value) for value in graph.outputs}
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx") or id(node.outputs[0]) in outputs:
+            continue
+        source = node.inputs[0]
+        if source is not None and source.name in graph.initializers:
+            node.outputs[0].replace_all_uses_with(source)
+            graph.remove(node, safe=True)

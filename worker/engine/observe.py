@@ -1,0 +1,119 @@
+"""One pass over the data: shapes first, then for every group the Gram of its units.
+
+In: an executor, groups and batches of samples. Out: `Seen` and `SiteGram`s. Memory is the square of a group's units,
+whatever the number of samples: `G += A^T A`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from worker.engine.axes import Group
+from worker.engine.execute import Executor, Held
+from worker.engine.graph import Array, Graph
+from worker.engine.ops import RULES
+from worker.engine.ties import Points, Seen
+
+Float = npt.NDArray[np.float64]
+SMALL = 4096  # elements of an integer tensor that may be shape arithmetic
+
+
+@dataclass(frozen=True, eq=False)
+class SiteGram:
+    """What the units of a group do where one consumer reads them. Rows are samples times positions."""
+
+    tensor: str
+    gram: Float  # (units, units): sum of products
+    sums: Float  # (units,)
+    rows: int
+    middle: float | None  # the middle of the activation's range, where that is finite
+
+
+def see(executor: Executor, feeds: Mapping[str, Array]) -> Seen:
+    """Run once and write down every shape."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    small: dict[str, Array] = {}
+    dtypes: dict[str, np.dtype[np.generic]] = {}
+
+    def visit(name: str, value: Held) -> None:
+        shapes[name] = tuple(value.shape)
+        array = value.cpu().numpy() if isinstance(value, torch.Tensor) and value.numel() <= SMALL else None
+        dtypes[name] = (
+            torch.empty(0, dtype=value.dtype).numpy().dtype if isinstance(value, torch.Tensor) else value.dtype
+        )
+        if array is not None and array.dtype.kind == "i":
+            small[name] = array
+
+    executor.run(feeds, visit)
+    return Seen(shapes, small, dtypes)
+
+
+class _Accumulator:
+    def __init__(self, index: Points, size: int, axis: int, device: str) -> None:
+        units, self.width = index.shape
+        self.axis = axis
+        whole = self.width == 1 and np.array_equal(index.ravel(), np.arange(size))
+        self.index = None if whole else torch.from_numpy(index.ravel()).to(device)
+        self.units = units
+        self.gram = torch.zeros(units, units, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(units, dtype=torch.float64, device=device)
+        self.rows = 0
+
+    def add(self, value: torch.Tensor) -> None:
+        """Rows are everything but the units; a unit of several indices (behind a Flatten) owns a row for each."""
+        acts = value.movedim(self.axis, -1)
+        if self.index is not None:
+            acts = acts.index_select(-1, self.index)
+        acts = acts.reshape(-1, self.units, self.width).movedim(1, -1).reshape(-1, self.units)  # (rows, units)
+        acts = acts.to(torch.float64)
+        self.gram.addmm_(acts.T, acts)
+        self.sums += acts.sum(dim=0)
+        self.rows += len(acts)
+
+
+def grams(
+    executor: Executor, groups: Iterable[Group], batches: Iterable[Mapping[str, Array]]
+) -> dict[str, tuple[SiteGram, ...]]:
+    """The Grams of each group, one for each tensor its consumers read, in one pass over the batches."""
+    graph = executor.graph
+    wanted: dict[str, list[tuple[Group, int, _Accumulator | None]]] = {}
+    for group in groups:
+        for tensor, axis in group.read_sites():
+            wanted.setdefault(tensor, []).append((group, axis, None))
+
+    def visit(name: str, value: Held) -> None:
+        for place, (group, axis, known) in enumerate(wanted.get(name, ())):
+            assert isinstance(value, torch.Tensor)
+            kept = known or _Accumulator(group.sites[name, axis], value.shape[axis], axis, executor.device)
+            wanted[name][place] = (group, axis, kept)
+            kept.add(value)
+
+    for feeds in batches:
+        executor.run(feeds, visit)
+    found: dict[str, list[SiteGram]] = {}
+    for tensor, entries in wanted.items():
+        for group, _, kept in entries:
+            if kept is not None:
+                one = SiteGram(
+                    tensor, kept.gram.cpu().numpy(), kept.sums.cpu().numpy(), kept.rows, middle(graph, tensor)
+                )
+                found.setdefault(group.name, []).append(one)
+    return {name: tuple(sites) for name, sites in found.items()}
+
+
+def middle(graph: Graph, tensor: str) -> float | None:
+    """The middle of a tensor's range: that of the activation behind it, through pools and reshapes."""
+    while (op := graph.producer.get(tensor)) is not None:
+        rule = RULES.get(op.key)
+        if rule is None:
+            return None
+        bounds = rule.range(op, graph.constants)
+        if bounds is not None:
+            return (bounds[0] + bounds[1]) / 2
+        if not rule.passes:
+            return None
+        tensor = op.inputs[0]
+    return None

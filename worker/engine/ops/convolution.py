@@ -1,0 +1,113 @@
+"""Convolution: dense, grouped and depthwise, in one to three dimensions.
+
+Output channels are units that the weight's axis 0 makes; input channels are contracted with axis 1. In a grouped
+convolution the same relative index is tied across the groups, so that they stay equal. A depthwise one passes
+channels on.
+"""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+
+from worker.engine.graph import Op
+from worker.engine.ops.rule import Follow, NoTorchForm, Rule, ShapeOf, Tensors, given, optional
+from worker.engine.ties import Ties
+
+SPATIAL = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+def is_depthwise(op: Op, x_shape: tuple[int, ...]) -> bool:
+    """One group for each input channel. A convolution of one channel in one group is an ordinary one."""
+    groups = op.integer("group", 1)
+    return groups > 1 and groups == x_shape[1]
+
+
+def tie(op: Op, ties: Ties) -> None:
+    x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    bias = op.input(2)
+    groups = op.integer("group", 1)
+    ties.tie((x, 0), (y, 0))
+    if is_depthwise(op, ties.shape(x)):
+        _tie_depthwise(ties, x, w, y)
+        ties.produce(op, w, 0, carried=True)
+    else:
+        out = ties.points((w, 0)).reshape(groups, -1)
+        ties.tie_points(out, ties.points((y, 1)).reshape(groups, -1))
+        ties.tie_points(out, out[:1].repeat(groups, axis=0))
+        inner = ties.points((w, 1))
+        ties.tie_points(ties.points((x, 1)).reshape(groups, -1), inner[None].repeat(groups, axis=0))
+        ties.speak((x, 1), (w, 0), (w, 1), (y, 1))
+        ties.produce(op, w, 0)
+        ties.consume(op, 0, 1, w, 1)
+    if bias:
+        ties.tie((bias, 0), (y, 1))
+
+
+def _tie_depthwise(ties: Ties, x: str, w: str, y: str) -> None:
+    """Channel c feeds the outputs c * m .. c * m + m - 1 alone."""
+    channels = ties.points((x, 1))
+    out = ties.points((y, 1)).reshape(len(channels), -1)
+    ties.tie_points(out, channels[:, None].repeat(out.shape[1], axis=1))
+    ties.tie_points(out.ravel(), ties.points((w, 0)))
+    ties.speak((x, 1), (w, 0), (y, 1))
+
+
+def follow(op: Op, ties: Ties, after: ShapeOf) -> Follow:
+    x = op.inputs[0]
+    if is_depthwise(op, ties.shape(x)) and after(x)[1] != ties.shape(x)[1]:
+        return Follow(attrs={"group": after(x)[1]})
+    return Follow()
+
+
+def macs(op: Op, shape: ShapeOf) -> int:
+    return prod(shape(op.outputs[0])) * prod(shape(op.inputs[1])[1:])
+
+
+def pads_of(op: Op, spatial: tuple[int, ...], kernel: tuple[int, ...]) -> list[tuple[int, int]]:
+    """(begin, end) padding of each spatial dimension, `auto_pad` resolved."""
+    rank = len(kernel)
+    mode = op.text("auto_pad", "NOTSET")
+    strides = op.ints("strides", (1,) * rank)
+    dilations = op.ints("dilations", (1,) * rank)
+    if mode == "VALID":
+        return [(0, 0)] * rank
+    if mode == "NOTSET":
+        pads = op.ints("pads", (0,) * (2 * rank))
+        return list(zip(pads[:rank], pads[rank:], strict=True))
+    pairs = []
+    for size, k, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True):
+        need = max((-(-size // stride) - 1) * stride + (k - 1) * dilation + 1 - size, 0)
+        small, large = need // 2, need - need // 2
+        pairs.append((small, large) if mode == "SAME_UPPER" else (large, small))
+    return pairs
+
+
+def flat_pads(pairs: list[tuple[int, int]]) -> list[int]:
+    """Padding in the order of torch.nn.functional.pad: the last dimension first."""
+    return [one for pair in reversed(pairs) for one in pair]
+
+
+def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
+    x, w = given(tensors, 0), given(tensors, 1)
+    rank = w.ndim - 2
+    if rank not in SPATIAL:
+        raise NoTorchForm
+    pairs = pads_of(op, tuple(x.shape[2:]), tuple(w.shape[2:]))
+    if all(begin == end for begin, end in pairs):
+        padding = [begin for begin, _ in pairs]
+    else:
+        x, padding = F.pad(x, flat_pads(pairs)), [0] * rank
+    y = SPATIAL[rank](
+        x,
+        w,
+        optional(tensors, 2),
+        stride=op.ints("strides", (1,) * rank),
+        padding=padding,
+        dilation=op.ints("dilations", (1,) * rank),
+        groups=op.integer("group", 1),
+    )
+    return (y,)
+
+
+RULES = {"Conv": Rule(tie=tie, compute=compute, macs=macs, follow=follow)}

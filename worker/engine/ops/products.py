@@ -1,0 +1,82 @@
+"""Matrix products: Gemm and MatMul, with a constant on either side or none.
+
+The axis that is contracted against a constant weight is where units are read; the weight's other axis is where they
+are made. Two computed operands are contracted without a weight to cut: that axis is pinned.
+"""
+
+from math import prod
+
+import torch
+
+from worker.engine.graph import Op
+from worker.engine.ops.elementwise import tie_broadcast
+from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
+from worker.engine.ties import Axis, Ties
+
+
+def _tie_contraction(op: Op, ties: Ties, a: Axis, b: Axis) -> None:
+    ties.tie(a, b)
+    if b[0] in ties.graph.constants:
+        ties.consume(op, 0, a[1], b[0], b[1])
+    else:
+        ties.consume(op, 1, b[1], a[0], a[1])
+
+
+def tie_gemm(op: Op, ties: Ties) -> None:
+    a, b, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    a_inner = 0 if op.integer("transA", 0) else 1
+    b_inner = 1 if op.integer("transB", 0) else 0
+    _tie_contraction(op, ties, (a, a_inner), (b, b_inner))
+    ties.tie((a, 1 - a_inner), (y, 0))
+    ties.tie((b, 1 - b_inner), (y, 1))
+    ties.produce(op, b, 1 - b_inner)
+    ties.produce(op, a, 1 - a_inner)
+    if op.input(2):
+        tie_broadcast(ties, (op.inputs[2],), y)
+
+
+def macs_gemm(op: Op, shape: ShapeOf) -> int:
+    inner = shape(op.inputs[0])[0 if op.integer("transA", 0) else 1]
+    return prod(shape(op.outputs[0])) * inner
+
+
+def compute_gemm(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
+    a, b, c = given(tensors, 0), given(tensors, 1), optional(tensors, 2)
+    if not a.is_floating_point():
+        raise NoTorchForm
+    a = a.T if op.integer("transA", 0) else a
+    b = b.T if op.integer("transB", 0) else b
+    alpha, beta = op.number("alpha", 1.0), op.number("beta", 1.0)
+    if c is None:
+        return (alpha * (a @ b),)
+    return (torch.addmm(c.expand(a.shape[0], b.shape[1]), a, b, beta=beta, alpha=alpha),)
+
+
+def tie_matmul(op: Op, ties: Ties) -> None:
+    a, b, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    rank_a, rank_b, rank_y = (len(ties.shape(name)) for name in (a, b, y))
+    if min(rank_a, rank_b) < 2:
+        return  # vectors: silence pins
+    _tie_contraction(op, ties, (a, rank_a - 1), (b, rank_b - 2))
+    ties.tie((a, rank_a - 2), (y, rank_y - 2))
+    ties.tie((b, rank_b - 1), (y, rank_y - 1))
+    ties.produce(op, b, rank_b - 1)
+    ties.produce(op, a, rank_a - 2)
+    tie_broadcast(ties, (a, b), y, spare=2)
+
+
+def macs_matmul(op: Op, shape: ShapeOf) -> int:
+    return prod(shape(op.outputs[0])) * shape(op.inputs[0])[-1]
+
+
+def compute_matmul(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
+    a, b = given(tensors, 0), given(tensors, 1)
+    if not a.is_floating_point():
+        raise NoTorchForm
+    return (a @ b,)
+
+
+RULES = {
+    "Gemm": Rule(tie=tie_gemm, compute=compute_gemm, macs=macs_gemm),
+    "MatMul": Rule(tie=tie_matmul, compute=compute_matmul, macs=macs_matmul),
+}

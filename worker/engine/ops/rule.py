@@ -1,0 +1,73 @@
+"""What the engine knows of one operator: how it ties axes, computes, costs, and follows a cut.
+
+A family's file fills one `Rule` for each of its operators; `worker.engine.ops.RULES` is the table of all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from worker.engine.graph import Array, Op
+from worker.engine.ties import Ties
+
+Tensors = Sequence[torch.Tensor | None]
+Shape = tuple[int, ...]
+ShapeOf = Callable[[str], Shape]
+
+
+class NoTorchForm(Exception):
+    """This combination of attributes has no torch form here; onnxruntime computes the node instead."""
+
+
+@dataclass(frozen=True)
+class Follow:
+    """What else changes in a node when axes around it are cut."""
+
+    attrs: Mapping[str, int] = field(default_factory=dict)
+    constants: Mapping[int, Array] = field(default_factory=dict)  # by input slot
+
+
+Tie = Callable[[Op, Ties], None]
+Compute = Callable[[Op, Tensors], tuple[torch.Tensor, ...]]
+Macs = Callable[[Op, ShapeOf], int]
+FollowCut = Callable[[Op, Ties, ShapeOf], Follow]
+Range = tuple[float, float] | None
+RangeOf = Callable[[Op, Mapping[str, Array]], Range]
+
+
+def no_macs(op: Op, shape: ShapeOf) -> int:
+    return 0
+
+
+def nothing_follows(op: Op, ties: Ties, after: ShapeOf) -> Follow:
+    return Follow()
+
+
+def no_range(op: Op, constants: Mapping[str, Array]) -> Range:
+    return None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`follow` gets the ties (shapes before) and the shapes after the cut. `range` is the finite range of an output;
+    `passes` says that values keep the range they came with (pools, reshapes)."""
+
+    tie: Tie
+    compute: Compute
+    macs: Macs = no_macs
+    follow: FollowCut = nothing_follows
+    range: RangeOf = no_range
+    passes: bool = False
+    alias: bool = False  # the output is a view of the input's memory
+
+
+def given(tensors: Tensors, slot: int) -> torch.Tensor:
+    """The tensor at a slot that the operator requires."""
+    tensor = tensors[slot]
+    assert tensor is not None, f"required input {slot} is absent"
+    return tensor
+
+
+def optional(tensors: Tensors, slot: int) -> torch.Tensor | None:
+    return tensors[slot] if slot < len(tensors) else None

@@ -1,0 +1,246 @@
+"""What the stages found becomes the report.
+
+In: the subject, the work done to it, the measurements. Out: `Report`. Nothing is measured here but bytes, and nothing
+is decided but the verdict on the caller's constraints.
+"""
+
+from collections.abc import Iterator
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+
+from schemas.criteria import Distinctiveness
+from schemas.job import Verdict
+from schemas.report import (
+    Coverage,
+    DataUse,
+    GroupChange,
+    LayerChange,
+    Pair,
+    Provenance,
+    Refusal,
+    Report,
+    Score,
+    Side,
+    StageTiming,
+)
+from schemas.request import Constraints
+from worker.engine import cost
+from worker.engine.axes import Group, Layer
+from worker.engine.compensate import Done
+from worker.engine.graph import Array
+from worker.engine.load import packed_size, sha256, tensors
+from worker.engine.ops.rule import ShapeOf
+from worker.engine.select import in_scope
+from worker.engine.stages import Judged, Subject, Work
+
+PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "scipy")
+FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16,
+)
+
+
+def assemble(
+    subject: Subject, work: Work, judged: Judged, use: DataUse, timings: tuple[StageTiming, ...], threads: int
+) -> Report:
+    """The whole report of one job."""
+    ties = subject.analysis.ties
+    lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in work.gone.items()})
+    whole, after = cost.shapes_after(ties.seen, {}), cost.shapes_after(ties.seen, lost)
+    loaded = subject.loaded
+    sides = (
+        _side(
+            subject,
+            loaded.proto,
+            whole,
+            (loaded.file_bytes, loaded.gzip_bytes),
+            judged.latency_before_ms,
+            judged.before,
+        ),
+        _side(
+            subject,
+            onnx.ModelProto.FromString(work.artifact),
+            after,
+            (len(work.artifact), packed_size([work.artifact])),
+            judged.latency_after_ms,
+            judged.after,
+        ),
+    )
+    return Report(
+        options=subject.request,
+        verdict=verdict(subject.request.constraints, *sides),
+        before=sides[0],
+        after=sides[1],
+        exactness=judged.proof,
+        layers=tuple(_layers(subject, work, whole, after)),
+        groups=tuple(_group(group, work.gone[group.name], work.done[group.name]) for group in _touched(subject, work)),
+        refusals=tuple(_refusals(subject)),
+        coverage=_coverage(subject),
+        data=use,
+        warnings=tuple(_warnings(subject, work, judged)),
+        timings=timings,
+        provenance=_provenance(subject, work, threads),
+    )
+
+
+def _side(
+    subject: Subject,
+    proto: onnx.ModelProto,
+    shapes: ShapeOf,
+    sizes: tuple[int, int],
+    latency_ms: float,
+    score: Score | None,
+) -> Side:
+    weights = [onnx.numpy_helper.to_array(one) for one in tensors(proto) if one.data_type in FLOATS]
+    return Side(
+        parameters=sum(one.size for one in weights),
+        nonzero_parameters=sum(int(np.count_nonzero(one)) for one in weights),
+        macs=sum(cost.macs_by_op(subject.graph, shapes).values()),
+        file_bytes=sizes[0],
+        gzip_bytes=sizes[1],
+        peak_activation_bytes=cost.peak_activation_bytes(subject.graph, subject.analysis.ties.seen, shapes),
+        latency_ms=latency_ms,
+        accuracy=score,
+    )
+
+
+def _layers(subject: Subject, work: Work, whole: ShapeOf, after: ShapeOf) -> Iterator[LayerChange]:
+    graph = subject.graph
+    before, then = cost.macs_by_op(graph, whole), cost.macs_by_op(graph, after)
+    for layer in subject.analysis.layers:
+        names = layer.constants(graph)
+        yield LayerChange(
+            name=layer.name,
+            op_type=layer.op.key,
+            units_before=whole(layer.weight)[layer.axis],
+            units_after=after(layer.weight)[layer.axis],
+            parameters_before=cost.parameters(graph, whole, names),
+            parameters_after=cost.parameters(graph, after, names),
+            nonzero_after=sum(_nonzero(subject, work, name) for name in names if cost.is_parameter(graph, name)),
+            macs_before=before.get(layer.op.index, 0),
+            macs_after=then.get(layer.op.index, 0),
+        )
+
+
+def _nonzero(subject: Subject, work: Work, name: str) -> int:
+    known = work.model.graph.initializers
+    value = known[name] if name in known else known[subject.loaded.copies[name]]
+    assert value.const_value is not None, "an initializer has a value"
+    array: Array = value.const_value.numpy()
+    return int(np.count_nonzero(array))
+
+
+def _touched(subject: Subject, work: Work) -> list[Group]:
+    return [group for group in subject.groups if group.name in work.gone]
+
+
+def _group(group: Group, gone: tuple[int, ...], done: tuple[Done, ...]) -> GroupChange:
+    pairs = tuple(
+        Pair(removed=one.step.unit, partner=one.partner, angle_deg=one.angle_deg, action=one.action)
+        for one in done
+        if one.partner is not None and one.angle_deg is not None
+    )
+    return GroupChange(
+        name=group.name,
+        layers=tuple(dict.fromkeys(layer.name for layer in group.layers)),
+        consumers=group.readers,
+        units_before=group.units,
+        units_after=group.units - len(gone),
+        removed=gone,
+        dead=tuple(sorted(one.step.unit for one in done if one.step.why == "dead")),
+        pairs=pairs,
+    )
+
+
+def _refusals(subject: Subject) -> Iterator[Refusal]:
+    graph, shapes = subject.graph, cost.shapes_after(subject.analysis.ties.seen, {})
+    scope = subject.request.scope
+    chosen = {group.name for group in subject.groups}
+
+    def size(layer: Layer) -> int:
+        return cost.parameters(graph, shapes, layer.constants(graph))
+
+    if subject.request.criterion.prunes_weights():
+        for layer in subject.analysis.layers:
+            if not in_scope(scope, layer):
+                yield Refusal(where=layer.name, reason="scope", message="not in scope", parameters=size(layer))
+        return
+    for stay in subject.analysis.stays:
+        yield Refusal(where=stay.layer.name, reason=stay.code, message=stay.message, parameters=size(stay.layer))
+    for group in subject.analysis.groups:
+        if group.name not in chosen:
+            total = sum(size(layer) for layer in group.layers)
+            yield Refusal(where=group.name, reason="scope", message="not in scope", parameters=total)
+
+
+def _coverage(subject: Subject) -> Coverage:
+    """A constant counts as prunable if units can go on one of its axes."""
+    graph, shapes = subject.graph, cost.shapes_after(subject.analysis.ties.seen, {})
+    groups = subject.analysis.groups
+    touched = {name for group in groups for name, _ in group.sites if name in graph.constants}
+    return Coverage(
+        parameters=cost.parameters(graph, shapes),
+        prunable_parameters=cost.parameters(graph, shapes, touched),
+        groups=len(groups),
+        units=sum(group.units for group in groups),
+    )
+
+
+def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
+    request = subject.request
+    weights = request.criterion.prunes_weights()
+    if not weights and not any(work.gone.values()):
+        yield "Nothing was removed: no unit lies beyond the threshold. Widen it, or give an amount instead."
+    elif weights and not work.changed:
+        yield "Nothing was removed: no weight lies below the threshold."
+    elif not judged.proof.mask_has_effect:
+        yield "The removed units had no effect on the outputs for these samples: they were dead."
+    if judged.before is None:
+        yield "There was no data left to judge accuracy with: send an evaluation file or more calibration samples."
+    half = isinstance(request.criterion, Distinctiveness) and request.criterion.centre == "half"
+    if half and request.criterion.needs_data():
+        yield "centre: half subtracts nothing where an activation has no finite range (ReLU)."
+
+
+def _provenance(subject: Subject, work: Work, threads: int) -> Provenance:
+    inputs = subject.inputs
+    return Provenance(
+        model_sha256=inputs.model.sha256,
+        external_sha256={location: file.sha256 for location, file in inputs.external.items()},
+        calibration_sha256=inputs.calibration.sha256 if inputs.calibration else None,
+        evaluation_sha256=inputs.evaluation.sha256 if inputs.evaluation else None,
+        artifact_sha256=sha256(work.artifact),
+        seed=subject.request.seed,
+        device=subject.device,
+        threads=threads,
+        versions={name: version(name) for name in PACKAGES},
+    )
+
+
+def verdict(constraints: Constraints, before: Side, after: Side) -> Verdict:
+    """Whether each constraint that was given holds, and by how much it does not."""
+    limits = (
+        ("max_file_bytes", constraints.max_file_bytes, after.file_bytes),
+        ("max_parameters", constraints.max_parameters, after.parameters),
+        ("max_macs", constraints.max_macs, after.macs),
+        ("max_peak_activation_bytes", constraints.max_peak_activation_bytes, after.peak_activation_bytes),
+        ("max_latency_ms", constraints.max_latency_ms, after.latency_ms),
+    )
+    broken = [
+        f"{name}: {got:,} is more than {limit:,}" for name, limit, got in limits if limit is not None and got > limit
+    ]
+    drop, least = constraints.max_accuracy_drop, constraints.min_accuracy
+    if drop is not None or least is not None:
+        if before.accuracy is None or after.accuracy is None:
+            broken.append("accuracy: there was no data to judge it with")
+        else:
+            fall = before.accuracy.score - after.accuracy.score
+            if drop is not None and fall > drop:
+                broken.append(f"max_accuracy_drop: {fall:.4f} is more than {drop:g}")
+            if least is not None and after.accuracy.score < least:
+                broken.append(f"min_accuracy: {after.accuracy.score:.4f} is less than {least:g}")
+    return Verdict(met=not broken, broken=tuple(broken))

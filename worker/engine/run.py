@@ -1,0 +1,262 @@
+"""One pruning job, from files to files: load, read, analyse, observe, select, cut, prove, judge, report.
+
+In: a request and the paths of its inputs. Out: `Report`, and in the work folder artifact.onnx, report.json, report.html
+and report.md. Refused: whatever a stage refuses, as an `EspalierError`.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from schemas.criteria import Distinctiveness
+from schemas.errors import EspalierError
+from schemas.job import Progress
+from schemas.report import Exactness, Report, Score
+from schemas.request import PruneRequest
+from worker.engine import cost, evaluate, surgery, verify
+from worker.engine.axes import Analysis, Group, analyse
+from worker.engine.compensate import Done, compensate
+from worker.engine.criteria import ranking
+from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
+from worker.engine.data import Samples, Split, read_samples, split
+from worker.engine.execute import Executor, to_numpy
+from worker.engine.graph import Array, Graph, freeze
+from worker.engine.load import load
+from worker.engine.observe import grams, see
+from worker.engine.probe import input_specs, probe_samples
+from worker.engine.render import render_html, render_markdown
+from worker.engine.report import assemble
+from worker.engine.select import choose, group_in_scope, in_scope
+from worker.engine.sparsify import sparsify
+from worker.engine.stages import Emit, InputFile, Inputs, Judged, Limits, Stages, Subject, Work
+
+__all__ = ["Emit", "InputFile", "Inputs", "Limits", "prune"]
+
+PROOF_SAMPLES = 256
+
+
+def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, emit: Emit) -> Report:
+    """Run the job and leave its four files in the work folder."""
+    torch.set_num_threads(limits.threads)
+    device = _device(request)
+    stage = Stages(emit)
+    with stage("load", f"reading {inputs.model.name}"):
+        external = {location: file.path for location, file in inputs.external.items()}
+        loaded = load(inputs.model.path, external, inputs.model.name)
+        graph = freeze(loaded.model)
+    with stage("data", "reading the data"):
+        data = _read(request, inputs, graph, limits)
+        probe = probe_samples(graph, data, request.seed)
+    with stage("analyse", "following the axes"):
+        executor = Executor(graph, device)
+        seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
+        analysis = analyse(graph, seen)
+        groups = _groups(request, analysis)
+    subject = Subject(request, inputs, loaded, graph, analysis, groups, device)
+    with stage("observe", "running the calibration data"):
+        evidence = _observe(subject, executor, data.fit, stage)
+    with stage("select", "choosing what goes"):
+        taken = _select(subject, evidence)
+    with stage("cut", "removing it"):
+        work = _cut(subject, taken, evidence)
+    with stage("prove", "comparing with the masked model"):
+        proof = _prove(subject, work, probe.rows(0, min(PROOF_SAMPLES, probe.count)))
+        verify.assert_exact(proof)
+    with stage("judge", "measuring both models in onnxruntime"):
+        judged = _judge(subject, work, proof, data.evaluation, probe)
+    with stage("report", "writing the report"):
+        report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads)
+        _write(report, work, workdir)
+    emit(Progress(stage="report", fraction=1.0, message="done"))
+    return report
+
+
+def _device(request: PruneRequest) -> Literal["cpu", "cuda"]:
+    if request.device == "cpu" or not torch.cuda.is_available():
+        if request.device == "cuda":
+            raise EspalierError("device_unavailable", "this process sees no CUDA device", where="/device")
+        return "cpu"
+    return "cuda"
+
+
+def _read(request: PruneRequest, inputs: Inputs, graph: Graph, limits: Limits) -> Split:
+    """Calibration and evaluation samples, split once."""
+    specs = input_specs(graph, inputs.model.name)
+    batch = graph.fixed_batch()
+
+    def read(file: InputFile | None, role: Literal["calibration", "evaluation"]) -> Samples | None:
+        if file is None:
+            return None
+        return read_samples(
+            file.path, specs, request.preprocess, max_bytes=limits.max_data_bytes, role=role, batch=batch
+        )
+
+    calibration = read(inputs.calibration, "calibration")
+    if calibration is None and request.needs_data():
+        raise EspalierError(
+            "calibration_required",
+            f"criterion {request.criterion.name!r} with compensation {request.compensation!r} looks at data",
+            where="calibration",
+        )
+    return split(calibration, read(inputs.evaluation, "evaluation"), request.seed)
+
+
+def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
+    """The groups in scope. Refuses a model or a scope without any."""
+    weights = request.criterion.prunes_weights()
+    if not (analysis.layers if weights else analysis.groups):
+        reasons = "; ".join(dict.fromkeys(stay.message for stay in analysis.stays[:5]))
+        raise EspalierError("nothing_to_prune", reasons or "no layer with constant weights was found", where="model")
+    groups = tuple(group for group in analysis.groups if group_in_scope(request.scope, group))
+    layers = [layer for layer in analysis.layers if in_scope(request.scope, layer)]
+    if not (layers if weights else groups):
+        names = [layer.name for layer in analysis.layers] if weights else [group.name for group in analysis.groups]
+        raise EspalierError(
+            "scope_matches_nothing",
+            f"include {list(request.scope.include)} and exclude {list(request.scope.exclude)} leave nothing; "
+            f"what can be pruned: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
+            where="/scope",
+        )
+    return groups
+
+
+def _observe(subject: Subject, executor: Executor, fit: Samples | None, stage: Stages) -> dict[str, Evidence]:
+    """The evidence on each group: weights always, Grams where the request looks at data."""
+    request, graph = subject.request, subject.graph
+    if request.criterion.prunes_weights():
+        return {}
+    found = {}
+    if fit is not None and request.needs_data():
+        found = grams(executor, subject.groups, _batches(graph, fit, stage))
+    return {group.name: gather(graph, group, found.get(group.name, ())) for group in subject.groups}
+
+
+def _batches(graph: Graph, samples: Samples, stage: Stages) -> Iterator[Mapping[str, Array]]:
+    """Samples in chunks. Of a fixed batch only whole ones, unless the first is not."""
+    size = graph.fixed_batch()
+    done = 0
+    for part in samples.batches(size or evaluate.chunk_rows(samples)):
+        if size is None or part.count == size:
+            yield part.inputs
+        elif done == 0:
+            yield evaluate.pad(part, size).inputs
+        done += part.count
+        stage.within(done / samples.count, f"{done:,} of {samples.count:,} samples")
+
+
+def _select(subject: Subject, evidence: Mapping[str, Evidence]) -> dict[str, tuple[Step, ...]]:
+    request, graph, seen = subject.request, subject.graph, subject.analysis.ties.seen
+    if request.criterion.prunes_weights():
+        return {}
+
+    def cost_of(lost: Mapping[str, int]) -> cost.Cost:
+        return cost.cost(graph, cost.shapes_after(seen, cost.axes_gone(subject.groups, lost)))
+
+    return choose(request, ranking(request.criterion), subject.groups, evidence, cost_of)
+
+
+def _cut(subject: Subject, taken: Mapping[str, tuple[Step, ...]], evidence: Mapping[str, Evidence]) -> Work:
+    """Compensate on full width, then cut a clone. Unstructured criteria zero weights and cut nothing."""
+    request, graph, ties = subject.request, subject.graph, subject.analysis.ties
+    done: dict[str, tuple[Done, ...]] = {}
+    if request.criterion.prunes_weights():
+        layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
+        changed = sparsify(request, graph, layers)
+    else:
+        changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
+    gone = {name: tuple(sorted(step.unit for step in steps)) for name, steps in taken.items()}
+    lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in gone.items()})
+    after = cost.shapes_after(ties.seen, lost)
+    model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after)
+    surgery.share_again(model, subject.loaded.copies)
+    surgery.stamp(model, request, subject.inputs.model.sha256)
+    return Work(changed, gone, done, model, surgery.to_proto(model).SerializeToString(deterministic=True))
+
+
+def _centre(request: PruneRequest) -> Centre:
+    """Which centring angles and projections use; criteria without one take the range's middle."""
+    return request.criterion.centre if isinstance(request.criterion, Distinctiveness) else "auto"
+
+
+def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
+    """cut(M) against masked(M), both in onnxruntime; for zeroed weights, the artifact against the torch executor."""
+    graph = subject.graph
+    names = surgery.comparable_outputs(graph)
+    batch = graph.fixed_batch()
+    feeds = evaluate.pad(samples, batch).rows(0, batch or samples.count).inputs
+
+    def run(model: bytes) -> list[Array]:
+        found = evaluate.session(model, threads=torch.get_num_threads()).run(list(names), dict(feeds))
+        return [np.asarray(one) for one in found]
+
+    cut = run(surgery.to_proto(work.model, names).SerializeToString())
+    dense = run(surgery.to_proto(subject.loaded.model, names).SerializeToString())
+    if subject.request.criterion.prunes_weights():
+        masked = _run_in_torch(graph, {**graph.constants, **work.changed}, feeds, names)
+    else:
+        model = surgery.masked(subject.loaded.model, subject.analysis.ties, work.changed, subject.groups, work.gone)
+        masked = run(surgery.to_proto(model, names).SerializeToString())
+    return verify.compare(names, cut, masked, dense, batch or samples.count)
+
+
+def _run_in_torch(
+    graph: Graph, constants: Mapping[str, Array], feeds: Mapping[str, Array], names: tuple[str, ...]
+) -> list[Array]:
+    found: dict[str, Array] = {}
+
+    def visit(name: str, value: torch.Tensor | Array) -> None:
+        if name in names:
+            found[name] = to_numpy(value)
+
+    Executor(graph, "cpu", constants).run(feeds, visit)
+    return [found[name] for name in names]
+
+
+def _judge(subject: Subject, work: Work, proof: Exactness, samples: Samples | None, probe: Samples) -> Judged:
+    """Accuracy and latency of the uploaded model and of the bytes that the caller will fetch."""
+    batch = subject.graph.fixed_batch()
+    one = evaluate.pad(probe.rows(0, 1), batch)
+    before = evaluate.session(subject.loaded.proto.SerializeToString())
+    after = evaluate.session(work.artifact)
+    scores: tuple[Score | None, Score | None] = None, None
+    if samples is not None:
+        task = evaluate.resolve_task(subject.request.evaluation, _output_infos(subject), samples.labels)
+        scores = evaluate.judge(task, before, after, samples, batch)
+    latencies = evaluate.latency_ms(before, one), evaluate.latency_ms(after, one)
+    return Judged(proof, *scores, *latencies)
+
+
+def _output_infos(subject: Subject) -> list[evaluate.OutputInfo]:
+    """What is known of each output: its shape as run, and the operator behind it."""
+    graph, seen = subject.graph, subject.analysis.ties.seen
+    infos = []
+    for port in graph.outputs:
+        maker = graph.producer.get(port.name)
+        shape = seen.shapes.get(port.name, ())
+        infos.append(
+            evaluate.OutputInfo(
+                name=port.name,
+                shape=(None, *_free_where_dynamic(shape, port.shape)),
+                op_type=maker.key if maker is not None else "",
+                axis=maker.integer("axis", -1) if maker is not None and maker.key == "Softmax" else None,
+                integers=port.name in seen.dtypes and seen.dtypes[port.name].kind in "iu",
+            )
+        )
+    return infos
+
+
+def _free_where_dynamic(seen: tuple[int, ...], declared: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
+    """Dimensions after the first, unknown where the model leaves them open."""
+    if declared is None or len(declared) != len(seen):
+        return seen[1:]
+    return tuple(size if fixed is not None else None for size, fixed in zip(seen[1:], declared[1:], strict=True))
+
+
+def _write(report: Report, work: Work, workdir: Path) -> None:
+    (workdir / "artifact.onnx").write_bytes(work.artifact)
+    (workdir / "report.json").write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
+    (workdir / "report.html").write_text(render_html(report), encoding="utf-8")
+    (workdir / "report.md").write_text(render_markdown(report), encoding="utf-8")

@@ -1,0 +1,84 @@
+"""Which units go: the criterion's own threshold, a share of every group, or a budget of MACs or parameters.
+
+In: the request, the groups in scope, their evidence. Out: for each group the steps taken. Refused: a budget that even
+the smallest model of the scope exceeds (`amount_unreachable`, naming the least that can be reached).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+
+from schemas.errors import EspalierError
+from schemas.request import PruneRequest, Scope
+from worker.engine.axes import Group, Layer
+from worker.engine.cost import Cost
+from worker.engine.criteria.evidence import Criterion, Evidence, Step
+
+CostOf = Callable[[Mapping[str, int]], Cost]  # groups' names and how many units they lose
+HALVINGS = 40
+
+
+def in_scope(scope: Scope, layer: Layer) -> bool:
+    """Whether any of a layer's names is included and none is excluded."""
+    hit = any(fnmatchcase(name, pattern) for name in layer.aliases for pattern in scope.include)
+    return hit and not any(fnmatchcase(name, pattern) for name in layer.aliases for pattern in scope.exclude)
+
+
+def group_in_scope(scope: Scope, group: Group) -> bool:
+    """A group that several layers make is in scope if one of them is included and none excluded."""
+    excluded = any(
+        fnmatchcase(name, pattern) for layer in group.layers for name in layer.aliases for pattern in scope.exclude
+    )
+    return not excluded and any(in_scope(scope, layer) for layer in group.layers)
+
+
+def choose(
+    request: PruneRequest,
+    criterion: Criterion,
+    groups: Sequence[Group],
+    evidence: Mapping[str, Evidence],
+    cost_of: CostOf,
+) -> dict[str, tuple[Step, ...]]:
+    """The steps each group takes."""
+    keep = request.scope.minimum_kept
+    if request.amount.kind == "threshold":
+        return {group.name: _capped(criterion.by_threshold(evidence[group.name]), group, keep) for group in groups}
+    orders = {group.name: _capped(criterion.in_order(evidence[group.name]), group, keep) for group in groups}
+    share = request.amount.share
+    if request.amount.kind != "remove_units":
+        share = _share_for_budget(request, groups, orders, cost_of)
+    return {group.name: orders[group.name][: round(share * group.units)] for group in groups}
+
+
+def _capped(steps: tuple[Step, ...], group: Group, keep: int) -> tuple[Step, ...]:
+    """Never below the minimum kept; an opposite pair goes whole or not at all."""
+    room = max(group.units - keep, 0)
+    kept = steps[:room]
+    if kept and len(steps) > room and kept[-1].why == "opposite" and kept[-1].partner == steps[room].unit:
+        kept = kept[:-1]
+    return kept
+
+
+def _share_for_budget(
+    request: PruneRequest, groups: Sequence[Group], orders: Mapping[str, tuple[Step, ...]], cost_of: CostOf
+) -> float:
+    """The smallest uniform share of units whose removal meets the budget, by bisection."""
+    what = "macs" if request.amount.kind == "keep_macs" else "parameters"
+
+    def spent(share: float) -> int:
+        lost = {group.name: min(round(share * group.units), len(orders[group.name])) for group in groups}
+        return int(getattr(cost_of(lost), what))
+
+    whole, least = spent(0.0), spent(1.0)
+    budget = request.amount.share * whole
+    if least > budget:
+        raise EspalierError(
+            "amount_unreachable",
+            f"{request.amount.kind} {request.amount.share:g} asks for {budget:,.0f} {what}; removing all that may go "
+            f"leaves {least:,} of {whole:,} ({least / whole:.3f})",
+            where="/amount",
+        )
+    low, high = 0.0, 1.0
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if spent(middle) <= budget else (middle, high)
+    return high

@@ -1,0 +1,118 @@
+"""The values that one stage of a job hands to the next, and the clock that tells the caller where the job stands."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+
+from schemas.job import Progress
+from schemas.report import Exactness, Score, StageTiming
+from schemas.request import PruneRequest
+from worker.engine.axes import Analysis, Group
+from worker.engine.compensate import Done
+from worker.engine.cost import Gone
+from worker.engine.graph import Array, Graph
+from worker.engine.load import Loaded
+
+Emit = Callable[[Progress], None]
+
+# Where each stage ends on the way from 0 to 1, by the timings of small and middle-sized models.
+ENDS = {
+    "load": 0.05,
+    "data": 0.12,
+    "analyse": 0.20,
+    "observe": 0.50,
+    "select": 0.55,
+    "cut": 0.60,
+    "prove": 0.70,
+    "judge": 0.95,
+    "report": 1.00,
+}
+
+
+@dataclass(frozen=True)
+class InputFile:
+    path: Path
+    sha256: str
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """`external` maps the locations that the model names to files."""
+
+    model: InputFile
+    external: Mapping[str, InputFile]
+    calibration: InputFile | None
+    evaluation: InputFile | None
+
+
+@dataclass(frozen=True)
+class Limits:
+    threads: int
+    max_data_bytes: int
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """The model under the knife. `groups` are those in scope."""
+
+    request: PruneRequest
+    inputs: Inputs
+    loaded: Loaded
+    graph: Graph
+    analysis: Analysis
+    groups: tuple[Group, ...]
+    device: Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What was done to it. `changed` are constants at full width; `model` and `artifact` are the result."""
+
+    changed: Mapping[str, Array]
+    gone: Gone
+    done: Mapping[str, tuple[Done, ...]]
+    model: ir.Model
+    artifact: bytes
+
+
+@dataclass(frozen=True)
+class Judged:
+    """The proof, and both models measured in onnxruntime. Scores are None without data to judge with."""
+
+    proof: Exactness
+    before: Score | None
+    after: Score | None
+    latency_before_ms: float
+    latency_after_ms: float
+
+
+@dataclass
+class Stages:
+    """Tells the caller where the job stands, and keeps the time of each stage."""
+
+    emit: Emit
+    clock: Callable[[], float] = time.perf_counter
+    timings: list[StageTiming] = field(default_factory=list)
+    reached: float = 0.0
+    name: str = ""
+
+    @contextmanager
+    def __call__(self, name: str, message: str) -> Iterator[None]:
+        self.name = name
+        self.emit(Progress(stage=name, fraction=self.reached, message=message))
+        start = self.clock()
+        yield
+        self.timings.append(StageTiming(stage=name, seconds=self.clock() - start))
+        self.reached = ENDS[name]
+
+    def within(self, share: float, message: str) -> None:
+        """Progress inside the current stage."""
+        fraction = self.reached + share * (ENDS[self.name] - self.reached)
+        self.emit(Progress(stage=self.name, fraction=min(fraction, 1.0), message=message))

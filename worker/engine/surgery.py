@@ -1,0 +1,169 @@
+"""The two ways to change a model's structure, both on a clone: cut units out, or mask them where they are read.
+
+In: the normalised model, its graph, changed constants, and the units that go. Out: an ONNX `ModelProto`. Names,
+opset, dynamic axes and metadata stay as they were.
+"""
+
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from schemas.request import PruneRequest
+from worker.engine.axes import Group
+from worker.engine.cost import Gone
+from worker.engine.graph import Array, Graph
+from worker.engine.ops import RULES
+from worker.engine.ops.rule import ShapeOf
+from worker.engine.ties import Axis, Points, Ties
+
+# Outputs of these are compared before them: two near-equal inputs may give quite different outputs.
+CHOOSERS = ("ArgMax", "ArgMin", "TopK", "NonMaxSuppression")
+
+
+def indices_gone(groups: Iterable[Group], gone: Gone) -> dict[Axis, Points]:
+    """For each axis the sorted indices that go."""
+    found: dict[Axis, list[Points]] = {}
+    for group in groups:
+        units = list(gone.get(group.name, ()))
+        if units:
+            for axis, index in group.sites.items():
+                found.setdefault(axis, []).append(index[units].ravel())
+    return {axis: np.unique(np.concatenate(parts)) for axis, parts in found.items()}
+
+
+def cut(
+    model: ir.Model, ties: Ties, changed: Mapping[str, Array], gone: Mapping[Axis, Points], after: ShapeOf
+) -> ir.Model:
+    """The model without those indices; what depends on sizes (group, target shapes) follows."""
+    graph = ties.graph
+    clone = model.clone()
+    for name, array in graph.constants.items():
+        smaller = changed.get(name, array)
+        for axis in range(array.ndim):
+            if (name, axis) in gone:
+                smaller = np.delete(smaller, gone[name, axis], axis=axis)
+        if smaller is not array:
+            _set_constant(clone.graph, name, smaller)
+    for op, node in zip(graph.ops, list(clone.graph), strict=True):
+        rule = RULES.get(op.key)
+        if rule is None or op.outputs[0] in graph.static:
+            continue
+        follow = rule.follow(op, ties, after)
+        for attr, number in follow.attrs.items():
+            node.attributes[attr] = ir.AttrInt64(attr, number)
+        for slot, constant in follow.constants.items():
+            _feed_constant(clone.graph, node, slot, constant)
+    _resize_values(clone.graph, gone, after)
+    return clone
+
+
+def masked(model: ir.Model, ties: Ties, changed: Mapping[str, Array], groups: Iterable[Group], gone: Gone) -> ir.Model:
+    """The model at full width in which every reader of a removed unit reads zero."""
+    clone = model.clone()
+    for name, array in changed.items():
+        _set_constant(clone.graph, name, array)
+    nodes = list(clone.graph)
+    for (op_index, slot), mask in masks(ties, groups, gone).items():
+        node = nodes[op_index]
+        name = f"espalier.mask.{op_index}.{slot}"
+        product = ir.node("Mul", [node.inputs[slot], _constant(clone.graph, name, mask)], name=f"{name}.Mul")
+        product.outputs[0].name = f"{name}.out"
+        clone.graph.insert_before(node, product)
+        node.replace_input_with(slot, product.outputs[0])
+    return clone
+
+
+def masks(ties: Ties, groups: Iterable[Group], gone: Gone) -> dict[tuple[int, int], Array]:
+    """What multiplies each reader's input, by operator and input slot: zero at the removed units."""
+    found: dict[tuple[int, int], Array] = {}
+    for group in groups:
+        units = list(gone.get(group.name, ()))
+        for consume in group.consumers if units else ():
+            name = consume.op.inputs[consume.slot]
+            shape = [1] * len(ties.shape(name))
+            shape[consume.axis] = ties.shape(name)[consume.axis]
+            mask = np.ones(shape[consume.axis], dtype=ties.graph.constants[consume.weight].dtype)
+            mask[group.sites[name, consume.axis][units].ravel()] = 0
+            key = consume.op.index, consume.slot
+            mask = mask.reshape(shape)
+            found[key] = np.minimum(mask, found[key]) if key in found else mask
+    return found
+
+
+def comparable_outputs(graph: Graph) -> tuple[str, ...]:
+    """The tensors that prove equality: the outputs, or what the operator that chooses among values reads."""
+    names = []
+    for port in graph.outputs:
+        maker = graph.producer.get(port.name)
+        names.append(maker.inputs[0] if maker is not None and maker.key in CHOOSERS else port.name)
+    return tuple(dict.fromkeys(names))
+
+
+def to_proto(model: ir.Model, outputs: Iterable[str] | None = None) -> onnx.ModelProto:
+    """Serialise; with `outputs`, the model gives those tensors instead of its own outputs."""
+    proto = ir.to_proto(model)
+    if outputs is not None:
+        del proto.graph.output[:]
+        proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
+    return proto
+
+
+def stamp(model: ir.Model, request: PruneRequest, model_sha256: str) -> None:
+    """Write into the model where it comes from. No time: equal jobs give equal bytes."""
+    model.metadata_props["espalier.version"] = version("espalier")
+    model.metadata_props["espalier.source_sha256"] = model_sha256
+    model.metadata_props["espalier.options"] = request.model_dump_json(by_alias=True, exclude_defaults=True)
+
+
+def share_again(model: ir.Model, copies: Mapping[str, str]) -> None:
+    """Let readers share initializers that were one in the uploaded file and still are equal."""
+    known = model.graph.initializers
+    for copy, original in copies.items():
+        one, other = known[copy], known[original]
+        if one.const_value is None or other.const_value is None:
+            continue
+        if np.array_equal(one.const_value.numpy(), other.const_value.numpy()):
+            one.replace_all_uses_with(other)
+            del known[copy]
+
+
+def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def _set_constant(graph: ir.Graph, name: str, array: Array) -> None:
+    value = graph.initializers[name]
+    tensor = ir.tensor(array, dtype=value.dtype, name=name)
+    value.const_value = tensor
+    value.shape = ir.Shape(array.shape)
+
+
+def _feed_constant(graph: ir.Graph, node: ir.Node, slot: int, array: Array) -> None:
+    """Give one node its own constant at a slot; reuse the initializer where nobody else reads it."""
+    old = node.inputs[slot]
+    assert old is not None
+    assert old.name is not None
+    if old.name in graph.initializers and len(list(old.uses())) == 1:
+        _set_constant(graph, old.name, array)
+    else:
+        node.replace_input_with(slot, _constant(graph, f"{old.name}.{node.outputs[0].name}", array))
+
+
+def _resize_values(graph: ir.Graph, gone: Mapping[Axis, Points], after: ShapeOf) -> None:
+    """Bring the stated shapes of intermediate values up to date."""
+    cut_axes: dict[str, list[int]] = {}
+    for name, axis in gone:
+        cut_axes.setdefault(name, []).append(axis)
+    for node in graph:
+        for value in node.outputs:
+            if value.name in cut_axes and value.shape is not None:
+                dims = list(value.shape)
+                for axis in cut_axes[value.name]:
+                    dims[axis] = after(value.name)[axis]
+                value.shape = ir.Shape(dims)

@@ -1,0 +1,114 @@
+"""What operators say about axes: the recorder that their rules write into.
+
+In: the shapes and small integer values seen in one real execution. Out: ties between points (a point is one index on
+one axis of one tensor), pins with reasons, and the roles of weights. An axis that an operator does not speak for is
+pinned.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from worker.engine.graph import Array, Graph, Op
+
+Points = npt.NDArray[np.int64]
+Axis = tuple[str, int]  # a tensor and one of its dimensions
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One real execution: the shape of every tensor, and the values of small integer ones (shape arithmetic)."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    small: Mapping[str, Array]
+    dtypes: Mapping[str, np.dtype[np.generic]]
+
+
+@dataclass(frozen=True)
+class Produce:
+    """An operator makes the units of `weight`'s axis: that slice of the weight is the unit's incoming weights.
+    `carried`: it only passes them on, with a weight for each (depthwise)."""
+
+    op: Op
+    weight: str
+    axis: int
+    carried: bool = False
+
+
+@dataclass(frozen=True)
+class Consume:
+    """An operator contracts an axis of its input against an axis of a constant weight."""
+
+    op: Op
+    slot: int
+    axis: int
+    weight: str
+    weight_axis: int
+
+
+@dataclass(frozen=True)
+class Pin:
+    points: Points
+    code: str
+    message: str
+
+
+@dataclass
+class Ties:
+    """Filled by the operators' rules, read once by `axes`."""
+
+    graph: Graph
+    seen: Seen
+    starts: dict[Axis, int] = field(default_factory=dict)
+    total: int = 0
+    left: list[Points] = field(default_factory=list)
+    right: list[Points] = field(default_factory=list)
+    pins: list[Pin] = field(default_factory=list)
+    produced: list[Produce] = field(default_factory=list)
+    consumed: list[Consume] = field(default_factory=list)
+    spoken: set[Axis] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        for name, shape in self.seen.shapes.items():
+            for axis, size in enumerate(shape):
+                self.starts[name, axis] = self.total
+                self.total += size
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.seen.shapes[name]
+
+    def points(self, axis: Axis) -> Points:
+        """The points of an axis, in order."""
+        start = self.starts[axis]
+        return np.arange(start, start + self.shape(axis[0])[axis[1]], dtype=np.int64)
+
+    def tie(self, one: Axis, other: Axis) -> None:
+        """Index i of one axis goes when index i of the other goes."""
+        self.tie_points(self.points(one), self.points(other))
+        self.speak(one, other)
+
+    def tie_points(self, one: Points, other: Points) -> None:
+        assert one.shape == other.shape, f"ties of {one.shape} against {other.shape} points"
+        self.left.append(one.ravel())
+        self.right.append(other.ravel())
+
+    def speak(self, *axes: Axis) -> None:
+        """Say that the current operator has spoken for these axes."""
+        self.spoken.update(axes)
+
+    def pin(self, axis: Axis, code: str, message: str) -> None:
+        self.pins.append(Pin(self.points(axis), code, message))
+        self.speak(axis)
+
+    def produce(self, op: Op, weight: str, axis: int, carried: bool = False) -> None:
+        if weight in self.graph.constants:
+            self.produced.append(Produce(op, weight, axis, carried))
+
+    def consume(self, op: Op, slot: int, axis: int, weight: str, weight_axis: int) -> None:
+        """Contract an input's axis; against a weight that is no constant there is nothing to cut exactly: a pin."""
+        if weight in self.graph.constants:
+            self.consumed.append(Consume(op, slot, axis, weight, weight_axis))
+        else:
+            self.pin((op.inputs[slot], axis), "dynamic_product", f"{op.label()} multiplies it with computed values")

@@ -1,0 +1,76 @@
+"""The proof: the pruned file computes what the uploaded model computes with the removed units masked to zero.
+
+In: two models that give the same tensors, and samples. Out: the largest relative difference. Also the last look at a
+finished artifact, taken in a process of its own: it must pass the checker and load. Refused: `exactness_failed`,
+`artifact_rejected`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from schemas.errors import EspalierError
+from schemas.report import Exactness
+from worker.engine.graph import Array
+
+TOLERANCE = {"float16": 1e-2}
+DEFAULT_TOLERANCE = 1e-4
+
+
+Outputs = Sequence[Array]  # one array for each compared tensor
+
+
+def compare(names: Sequence[str], cut: Outputs, masked: Outputs, dense: Outputs, samples: int) -> Exactness:
+    """max|cut - masked| / max|masked| over all compared tensors, and whether the mask changed anything."""
+    worst = max((_relative(a, b) for a, b in zip(cut, masked, strict=True)), default=0.0)
+    effect = max((_relative(a, b) for a, b in zip(dense, masked, strict=True)), default=0.0)
+    tolerance = max((TOLERANCE.get(one.dtype.name, DEFAULT_TOLERANCE) for one in masked), default=DEFAULT_TOLERANCE)
+    return Exactness(
+        max_relative_difference=worst,
+        tolerance=tolerance,
+        passed=bool(worst <= tolerance),
+        mask_has_effect=effect > 0.0,
+        samples=samples,
+        outputs=tuple(names),
+    )
+
+
+def _relative(one: Array, other: Array) -> float:
+    """The largest difference over the largest value. Different shapes, or one side not finite, differ infinitely."""
+    if one.shape != other.shape:
+        return float("inf")
+    if one.dtype.kind not in "fiub" or not one.size:
+        return 0.0 if np.array_equal(one, other) else float("inf")
+    a, b = one.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True) or not np.isfinite(a[finite]).all():
+        return float("inf")
+    difference = float(np.abs(a[finite] - b[finite]).max(initial=0.0))
+    scale = float(np.abs(b[finite]).max(initial=0.0))
+    return difference / scale if scale else (0.0 if difference == 0.0 else float("inf"))
+
+
+def assert_exact(proof: Exactness) -> None:
+    if not proof.passed:
+        raise EspalierError(
+            "exactness_failed",
+            f"the pruned model differs from the masked one by {proof.max_relative_difference:.2e} of its largest "
+            f"output; {proof.tolerance:.0e} is allowed",
+            where=", ".join(proof.outputs),
+        )
+
+
+def verify_artifact(path: Path, feeds: Mapping[str, Array] | None = None) -> None:
+    """The finished file passes onnx's checker and loads in onnxruntime; with feeds, it runs."""
+    try:
+        onnx.checker.check_model(onnx.load(path, load_external_data=False), full_check=True)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        session = ort.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        if feeds is not None:
+            session.run(None, dict(feeds))
+    except Exception as error:  # onnx and onnxruntime raise many types; each of them rejects the file
+        raise EspalierError("artifact_rejected", " ".join(str(error).split())[:400], where=path.name) from None
