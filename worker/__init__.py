@@ -1,1 +1,1 @@
-"""The worker shell: Celery rings, an attempt runs one job in a confined process of its own, the engine does the work."""
+"""The worker shell: Celery rings, an attempt runs one job in a confined process, the engine works."""
