@@ -86,9 +86,7 @@ def main() -> None:
     export(model, out / "digits.onnx")
     np.savez_compressed(out / "calibration.npz", image=pixels[seen], labels=labels[seen])
     np.savez_compressed(out / "evaluation.npz", image=pixels[unseen], labels=labels[unseen])
-    print(
-        f"{out}/digits.onnx: {right.mean():.2%} of {right.size} unseen images; calibration.npz, evaluation.npz beside it"
-    )
+    print(f"{out}/digits.onnx: {right.mean():.2%} of {right.size} unseen images right; the data lie beside it")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import hashlib
 import importlib.metadata
 import os
 import secrets
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TypeAlias
 
 from schemas.errors import EspalierError, Failure
 from service.client import DEFAULT_SERVER, Client
-from service.local import EngineMissingError
+from service.extras import EMBEDDED, STATE, MissingExtraError, require
 from service.prune_command import UsageError, prune
 from service.summary import criteria_text, job_lines
 
@@ -32,15 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
         return run(arguments)
-    except UsageError as error:
+    except (UsageError, MissingExtraError) as error:
         return _complain(f"espalier: {error}", USAGE)
-    except EngineMissingError as error:
-        return _complain(f"espalier: {error}; install it with: pip install 'espalier[engine]'", USAGE)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in ("service", "schemas", "state", "worker"):
-            raise
-        extra = f"pip install 'espalier[{'embedded' if arguments.command == 'serve' else 'service'}]'"
-        return _complain(f"espalier {arguments.command} needs {error.name}; install it with: {extra}", USAGE)
     except EspalierError as error:
         return _complain(failure_text(error.failure), USAGE if error.code in USAGE_CODES else FAILED)
     except OSError as error:
@@ -119,7 +113,7 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
         "table of before and after to stdout. Ctrl-C cancels the job."
     )
     parser = _command(commands, "prune", prune, about)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="the model: ONNX, or TorchScript")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the model, an ONNX file")
     parser.add_argument("--data", type=Path, metavar="CAL.npz", help="calibration data: .npz, .npy or .csv")
     parser.add_argument(
         "--eval", type=Path, metavar="EVAL.npz", help="data to measure accuracy with (default: a share of --data)"
@@ -168,6 +162,7 @@ def _add_serve(commands: Commands) -> None:
 
 
 def serve(arguments: argparse.Namespace) -> int:
+    require("espalier serve", "embedded", EMBEDDED)
     from service.embedded import serve as run
     from state.settings import Settings
 
@@ -192,11 +187,12 @@ def cancel_job(arguments: argparse.Namespace) -> int:
 
 
 def list_criteria(_: argparse.Namespace) -> int:
-    print(criteria_text())
+    print(criteria_text(min(shutil.get_terminal_size().columns, 100)))
     return DONE
 
 
 def rebuild_index(arguments: argparse.Namespace) -> int:
+    require("espalier rebuild-index", "service", STATE)
     from service.rebuild_command import rebuild
 
     print(rebuild(arguments.home, os.environ))

@@ -1,11 +1,10 @@
 """`espalier prune --local`: the engine in a child process, so that this shell never imports it.
 
 In: a request and paths. Out: the files that the engine leaves in the work folder. Refused: a missing engine
-(`EngineMissingError`), and whatever the engine refuses, with its own code; a child that dies without a word is
+(`MissingExtraError`), and whatever the engine refuses, with its own code; a child that dies without a word is
 `job_crashed`.
 """
 
-import importlib.util
 import json
 import os
 import signal
@@ -19,16 +18,13 @@ from typing import IO
 from schemas.errors import EspalierError, Failure
 from schemas.job import Progress
 from schemas.request import PruneRequest
+from service.extras import ENGINE, require
 
-NEEDED = ("torch", "onnx", "onnx_ir", "onnxruntime", "scipy", "jinja2")
 LAST_WORDS = 2000
+CRASH_HINT = "Try fewer samples or --threads 1; if it dies again, report it with these last words."
 
 # Measured: two OpenMP threads that spin while they wait turn ten seconds into a minute on busy cores.
 THREADING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
-
-
-class EngineMissingError(Exception):
-    """This installation has no engine."""
 
 
 def run_local(
@@ -42,13 +38,11 @@ def run_local(
     threads: int,
     on_progress: Callable[[Progress], None],
 ) -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise EngineMissingError(f"--local needs {', '.join(missing)}")
+    require("--local", "engine", ENGINE)
     options = workdir / "options.json"
     options.write_text(request.model_dump_json(by_alias=True, exclude_unset=True))
     command = [sys.executable, "-m", "worker.engine", "--model", str(model), "--options", f"@{options}"]
-    command += ["--workdir", str(workdir), "--threads", str(threads or len(os.sched_getaffinity(0)))]
+    command += ["--workdir", str(workdir), "--threads", str(threads)]
     for flag, path in (("--calibration", calibration), ("--evaluation", evaluation)):
         command += [flag, str(path)] if path else []
     for location, path in external.items():
@@ -64,7 +58,7 @@ def run_local(
         if failure is not None:
             raise EspalierError.of(failure)
         if child.returncode != 0:
-            raise EspalierError("job_crashed", _epitaph(child.returncode, words), where=str(model))
+            raise EspalierError("job_crashed", _epitaph(child.returncode, words), where=str(model), hint=CRASH_HINT)
 
 
 def _follow(child: subprocess.Popen[bytes], on_progress: Callable[[Progress], None]) -> Failure | None:

@@ -3,6 +3,8 @@
 In: a `Report`, a `Job` list or the criteria. Out: text. Nothing is refused.
 """
 
+import json
+import textwrap
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -76,14 +78,25 @@ def job_lines(jobs: Iterable[Job]) -> list[str]:
     return lines
 
 
-def criteria_text() -> str:
-    return "\n\n".join(_criterion(name, criterion) for name, criterion in CRITERIA.items())
+def criteria_text(width: int) -> str:
+    return "\n\n".join(_criterion(name, criterion, width) for name, criterion in CRITERIA.items())
 
 
-def _criterion(name: str, criterion: type[CriterionBase]) -> str:
-    lines = [name, f"  {criterion.summary}", f"  Use when: {criterion.use_when}", f"  Cost: {criterion.cost}"]
-    lines += [f"  Paper: {criterion.paper}", "  Options:"]
-    for option, field in criterion.model_fields.items():
-        if option != "name":
-            lines.append(f"    criterion.{option} = {field.default!r}: {field.description}")
-    return "\n".join(lines)
+def _criterion(name: str, criterion: type[CriterionBase], width: int) -> str:
+    facts = (
+        criterion.summary,
+        f"Use when: {criterion.use_when}",
+        f"Cost: {criterion.cost}",
+        f"Paper: {criterion.paper}",
+    )
+    options = [
+        f"criterion.{option} = {json.dumps(field.default)}: {field.description}"
+        for option, field in criterion.model_fields.items()
+        if option != "name"
+    ]
+    lines = [name, *(_indented(fact, 2, width) for fact in facts), "  Options:"]
+    return "\n".join([*lines, *(_indented(option, 4, width) for option in options)])
+
+
+def _indented(text: str, columns: int, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent=" " * columns, subsequent_indent=" " * (columns + 2))

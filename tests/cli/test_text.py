@@ -1,0 +1,91 @@
+"""What people see: progress, tables, files that appear whole."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from schemas.job import Progress
+from service.files import replacing
+from service.progress import ProgressLine
+from service.summary import criteria_text
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+STEPS = [
+    Progress(stage="load", fraction=0.0, message="reading"),
+    Progress(stage="observe", fraction=0.5, message="10 of 20"),
+    Progress(stage="observe", fraction=0.6, message="12 of 20"),
+]
+
+
+def test_a_log_gets_one_line_for_each_stage() -> None:
+    stream = io.StringIO()
+    line = ProgressLine(stream)
+    for step in STEPS:
+        line(step)
+    line.end()
+    assert "  0% load: reading\n 50% observe: 10 of 20\n" == stream.getvalue()
+
+
+def test_a_terminal_gets_one_line_that_redraws_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    stream = Terminal()
+    line = ProgressLine(stream)
+    for step in STEPS:
+        line(step)
+    line.end()
+    drawn = stream.getvalue().split("\r\x1b[K")
+    assert ["", "[" + "." * 24 + "]   0% load: reading"] == drawn[:2]
+    assert "[" + "#" * 14 + "." * 10 + "]  60% observe: 12 of 20\n" == drawn[-1]
+    assert all(len(text.strip()) < 60 for text in drawn)
+
+
+def test_a_long_message_does_not_wrap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = Terminal()
+    ProgressLine(stream)(Progress(stage="load", fraction=0, message="x" * 100))
+    assert 39 == len(stream.getvalue().removeprefix("\r\x1b[K"))
+
+
+def test_criteria_fit_the_width_and_name_every_option() -> None:
+    text = criteria_text(70)
+    assert max(len(line) for line in text.splitlines()) <= 70
+    assert "criterion.angle_deg = 15.0:" in text
+    assert 'criterion.of = "units":' in text
+    assert max(len(line) for line in criteria_text(100).splitlines()) > 70
+
+
+def test_a_file_appears_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file"
+    with replacing(path) as file:
+        file.write(b"whole")
+        assert not path.exists()
+    assert b"whole" == path.read_bytes()
+    assert ["file"] == [one.name for one in path.parent.iterdir()]
+
+
+def test_a_block_that_raises_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"before")
+
+    def fails_half_way() -> None:
+        with replacing(path) as file:
+            file.write(b"half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails_half_way()
+    assert b"before" == path.read_bytes()
+    assert ["file"] == [one.name for one in tmp_path.iterdir()]
+
+
+def test_a_result_is_an_ordinary_file(tmp_path: Path) -> None:
+    with replacing(tmp_path / "result") as file:
+        file.write(b"x")
+    (tmp_path / "plain").write_bytes(b"x")
+    assert (tmp_path / "plain").stat().st_mode == (tmp_path / "result").stat().st_mode
