@@ -56,7 +56,7 @@ def create_app(
         settings=settings,
         jobs=store,
         blobs=open_blobs(settings),
-        feed=Feed(_listening_client(settings.redis_url)),
+        feed=Feed(listening_client(settings.redis_url)),
         ring=bell.ring,
         metrics=Metrics(store.counts),
         clock=clock,
@@ -81,7 +81,7 @@ def create_app(
     return app
 
 
-def _listening_client(url: str) -> "redis.asyncio.Redis":
+def listening_client(url: str) -> "redis.asyncio.Redis":
     """A client whose reads may block for as long as a listener stays; `Feed` limits how long and how many."""
     return redis.asyncio.Redis.from_url(
         url, decode_responses=True, socket_timeout=None, socket_connect_timeout=2.0, retry=Retry(NoBackoff(), 0)

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from schemas.errors import EspalierError
-from schemas.job import BlobRef, Job, JobPage, JobResult
+from schemas.job import BlobRef, Job, JobPage, JobResult, JobState, ResultManifest
 from schemas.report import Report
 from service.accept import preferred
 from service.body import until_gone
@@ -36,7 +36,6 @@ _EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
 # The report is drawn from names in the uploaded model: it may show, and do nothing else.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 _REPORT_TYPES = {"application/json": "json", "text/html": "html", "text/markdown": "md"}
-
 _REPORT_CONTENT = {media: {"schema": {"type": "string"}} for media in _REPORT_TYPES if media != "application/json"}
 
 JobId = Annotated[str, Path(description="32 hex digits")]
@@ -108,9 +107,26 @@ def cancel_job(service: Here, owner: Owner, job_id: JobId) -> Response:
     """200 with the job once it has ended (a queued one at once), 202 while its worker stops it."""
     _found(service, job_id, owner)
     record, orphans = service.jobs.cancel(job_id, owner)
+    if record.state is JobState.CANCELLED:
+        _keep_ending(service, record)
     discard(service.jobs, service.blobs, orphans)
     status = 200 if record.state.finished else 202
     return Response(_shown(service, record)[0], status, media_type="application/json")
+
+
+def _keep_ending(service: Service, record: JobRecord) -> None:
+    """No worker wrote how this job ended; without a manifest, a rebuilt index would queue it again."""
+    key = result_key(record.manifest.id)
+    if service.blobs.get_document(key) is not None or record.finished_at is None:
+        return
+    ending = ResultManifest(
+        id=record.manifest.id,
+        attempt=record.attempt,
+        finished_at=record.finished_at,
+        state=record.state,
+        failure=record.failure,
+    )
+    service.blobs.put_document(key, ending.model_dump_json().encode())
 
 
 @router.delete(

@@ -1,0 +1,120 @@
+"""A real API on a loopback port, in a thread of the test, with a real Redis. No worker: what a worker would do, a test does."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+from schemas.job import BlobRef, JobResult, JobState, ResultManifest, Verdict
+from service.app import create_app
+from service.context import Service
+from service.server import make_server
+from state.settings import Settings
+
+ARTIFACT = bytes(range(256)) * 20
+REPORTS = {"json": b'{"report": 1}', "html": b"<h1>report</h1>", "md": b"# report"}
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running API, what stands behind it, and a client for it."""
+
+    service: Service
+    home: Path
+    port: int
+    client: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def submit(self, *, model: bytes = b"model", options: str = "{}", **headers: str) -> str:
+        """A job from a form with calibration data; its id."""
+        files = {"model": ("net.onnx", model), "calibration": ("cal.npz", b"data")}
+        answer = self.client.post("/prune", files=files, data={"options": options}, headers=headers)
+        assert 202 == answer.status_code, answer.text
+        return str(answer.json()["id"])
+
+    def start(self, job_id: str) -> int:
+        """What a worker does first; the attempt."""
+        claim = self.service.jobs.claim(job_id, "worker", lease_seconds=60)
+        assert claim is not None
+        return claim.attempt
+
+    def succeed(self, job_id: str) -> None:
+        """What a worker does last: the files, the manifest, the state."""
+        attempt = self.start(job_id)
+        kept = {name: self._keep(data) for name, data in {"artifact": ARTIFACT, **REPORTS}.items()}
+        result = JobResult(
+            artifact=kept["artifact"],
+            report_json=kept["json"],
+            report_html=kept["html"],
+            report_md=kept["md"],
+            verdict=Verdict(met=True),
+        )
+        self._end(ResultManifest(id=job_id, attempt=attempt, finished_at=1.0, state=JobState.SUCCEEDED, result=result))
+
+    def fail(self, job_id: str) -> None:
+        """The same for a job without a result."""
+        attempt = self.start(job_id)
+        self._end(ResultManifest(id=job_id, attempt=attempt, finished_at=1.0, state=JobState.FAILED))
+
+    def files(self) -> list[str]:
+        """Everything that lies in the home folder."""
+        return sorted(path.relative_to(self.home).as_posix() for path in self.home.rglob("*") if path.is_file())
+
+    def _end(self, manifest: ResultManifest) -> None:
+        accepted, orphans = self.service.jobs.finish(manifest)
+        assert accepted
+        for blob in orphans.blobs:
+            self.service.blobs.delete(blob)
+            self.service.jobs.done_discarding(blob)
+
+    def _keep(self, data: bytes) -> BlobRef:
+        with self.service.blobs.writer() as writer:
+            writer.write(data)
+            blob, size = writer.commit()
+        return BlobRef(blob=blob, bytes=size)
+
+
+@contextmanager
+def running(settings: Settings) -> Iterator[Api]:
+    """An API for these settings, until the block ends."""
+    app = create_app(settings)
+    server = make_server(app, settings)
+    thread = threading.Thread(target=server.run, name="api")
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.005)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+            yield Api(app.state.service, settings.home, port, client)
+    finally:
+        app.state.service.feed.stopping.set()
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def serve(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    """Starts an API with some settings changed; all are stopped with the test."""
+    with ExitStack() as stack:
+
+        def go(**changed: object) -> Api:
+            given = {"redis_url": redis_url, "home": tmp_path / "home", "port": 0, **changed}
+            return stack.enter_context(running(Settings.model_validate(given)))
+
+        yield go
+
+
+@pytest.fixture
+def api(serve: Callable[..., Api]) -> Api:
+    """An API with the default settings: keyless, loopback."""
+    return serve()
