@@ -1,0 +1,145 @@
+"""Trains the networks of Zheng's paper on MNIST and keeps them as ONNX files.
+
+In: a network's name, a seed, the folder of MNIST. Out: the path of the ONNX file, under out/ (never committed), and the
+accuracy on the test images. Settings as in the paper: the first 20,000 training and the first 2,000 test images, Adam
+0.005, batches of 100; the CNN 10 epochs, the FNN 100.
+"""
+
+import json
+import time
+import warnings
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+Net = Literal["cnn", "fnn"]
+TRAINING = 20_000
+TESTING = 2_000
+BATCH = 100
+RATE = 0.005
+EPOCHS: dict[Net, int] = {"cnn": 10, "fnn": 100}
+CACHE_VERSION = 1  # raise it when the training changes, so that older files are not taken for new ones
+
+
+@dataclass(frozen=True)
+class Digits:
+    """MNIST as the paper cuts it, scaled to 0..1, with an axis for the channel."""
+
+    train: NDArray[np.float32]  # (20000, 1, 28, 28)
+    train_labels: NDArray[np.int64]
+    test: NDArray[np.float32]  # (2000, 1, 28, 28)
+    test_labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Trained:
+    net: Net
+    seed: int
+    path: Path
+    accuracy: float
+
+
+def load_digits(folder: Path) -> Digits:
+    """MNIST from an .npz with x_train, y_train, x_test, y_test."""
+    with np.load(folder / "mnist.npz") as file:
+
+        def images(name: str, count: int) -> NDArray[np.float32]:
+            return np.asarray(file[name][:count, None], np.float32) / np.float32(255)
+
+        return Digits(
+            images("x_train", TRAINING),
+            file["y_train"][:TRAINING].astype(np.int64),
+            images("x_test", TESTING),
+            file["y_test"][:TESTING].astype(np.int64),
+        )
+
+
+def shaped(net: Net, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Images as the network takes them."""
+    return images if net == "cnn" else images.reshape(len(images), -1)
+
+
+def build(net: Net) -> nn.Sequential:
+    """conv10x5-pool-conv20x5-pool-fc64-fc10 with ReLU, or 784-64(sigmoid)-10."""
+    if net == "fnn":
+        return nn.Sequential(
+            OrderedDict([("fc1", nn.Linear(784, 64)), ("sigmoid", nn.Sigmoid()), ("fc2", nn.Linear(64, 10))])
+        )
+    return nn.Sequential(
+        OrderedDict(
+            [
+                ("conv1", nn.Conv2d(1, 10, 5)),
+                ("relu1", nn.ReLU()),
+                ("pool1", nn.MaxPool2d(2)),
+                ("conv2", nn.Conv2d(10, 20, 5)),
+                ("relu2", nn.ReLU()),
+                ("pool2", nn.MaxPool2d(2)),
+                ("flatten", nn.Flatten()),
+                ("fc1", nn.Linear(320, 64)),
+                ("relu3", nn.ReLU()),
+                ("fc2", nn.Linear(64, 10)),
+            ]
+        )
+    )
+
+
+def trained(net: Net, seed: int, digits: Digits, folder: Path) -> Trained:
+    """The network with this seed: from the cache, or trained now (seconds for the CNN, half a minute for the FNN)."""
+    path = folder / f"zheng_{net}_{seed}_v{CACHE_VERSION}.onnx"
+    facts = path.with_suffix(".json")
+    if path.exists() and facts.exists():
+        return Trained(net, seed, path, json.loads(facts.read_text())["accuracy"])
+    folder.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    model = _train(net, seed, digits)
+    accuracy = _accuracy(model, shaped(net, digits.test), digits.test_labels)
+    _export(model, shaped(net, digits.test[:2]), path)
+    facts.write_text(json.dumps({"net": net, "seed": seed, "accuracy": accuracy}))
+    print(
+        f"  trained {net} with seed {seed}: {100 * accuracy:.2f} % in {time.perf_counter() - begun:.0f} s", flush=True
+    )
+    return Trained(net, seed, path, accuracy)
+
+
+def _train(net: Net, seed: int, digits: Digits) -> nn.Sequential:
+    torch.manual_seed(seed)
+    model = build(net).train()
+    images, labels = torch.from_numpy(shaped(net, digits.train)), torch.from_numpy(digits.train_labels)
+    optimiser = torch.optim.Adam(model.parameters(), RATE)
+    order = torch.Generator().manual_seed(seed)
+    for _ in range(EPOCHS[net]):
+        for rows in torch.split(torch.randperm(len(images), generator=order), BATCH):
+            optimiser.zero_grad(set_to_none=True)
+            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    return model.eval()
+
+
+def _accuracy(model: nn.Sequential, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    with torch.no_grad():
+        said = model(torch.from_numpy(images)).argmax(1).numpy()
+    return float((said == labels).mean())
+
+
+def _export(model: nn.Sequential, example: NDArray[np.float32], path: Path) -> None:
+    """Under a name of its own first: an interrupted export must not be taken for a cached network."""
+    unfinished = path.with_suffix(".part")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that keeps the weights' names
+        torch.onnx.export(
+            model,
+            (torch.from_numpy(example),),
+            str(unfinished),
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
+            opset_version=17,
+            dynamo=False,
+        )
+    unfinished.replace(path)
