@@ -195,13 +195,17 @@ def _unshare(graph: ir.Graph) -> dict[str, str]:
         if tensor is None or len(tensor.shape) > SHARED_RANK or len(uses) < 2:
             continue
         for number, (node, slot) in enumerate(uses[1:], start=1):
-            copy = ir.Value(name=f"{value.name}.{number}", shape=value.shape, type=value.type, const_value=tensor)
-            while copy.name in graph.initializers:
-                copy.name = f"{copy.name}_"
-            if node.graph is graph:  # readers inside subgraphs keep the original
-                graph.register_initializer(copy)
-                node.replace_input_with(slot, copy)
-                copies[str(copy.name)] = str(value.name)
+            if node.graph is not graph:  # readers inside subgraphs keep the original
+                continue
+            name = f"{value.name}.{number}"
+            while name in graph.initializers:
+                name += "_"
+            # A tensor of its own: naming a value also names its tensor, which belongs to the uploaded file.
+            own = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+            copy = ir.Value(name=name, shape=value.shape, type=value.type, const_value=own)
+            graph.register_initializer(copy)
+            node.replace_input_with(slot, copy)
+            copies[name] = str(value.name)
     return copies
 
 

@@ -24,7 +24,7 @@ def tie(op: Op, ties: Ties) -> None:
 def max_pool(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     x, kernel = given(tensors, 0), op.ints("kernel_shape")
     rank = len(kernel)
-    if len(op.outputs) > 1 or rank not in MAX or op.integer("ceil_mode", 0):
+    if len(op.outputs) > 1 or rank not in MAX or op.integer("ceil_mode", 0) or not x.is_floating_point():
         raise NoTorchForm
     pairs = pads_of(op, tuple(x.shape[2:]), kernel)
     x = F.pad(x, flat_pads(pairs), value=-torch.inf) if any(map(any, pairs)) else x
@@ -38,7 +38,7 @@ def average_pool(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     x, kernel = given(tensors, 0), op.ints("kernel_shape")
     rank = len(kernel)
     plain = op.integer("ceil_mode", 0) == 0 and all(one == 1 for one in op.ints("dilations", (1,) * rank))
-    if rank not in AVERAGE or not plain:
+    if rank not in AVERAGE or not plain or not x.is_floating_point():
         raise NoTorchForm
     pairs = pads_of(op, tuple(x.shape[2:]), kernel)
     strides = op.ints("strides", (1,) * rank)

@@ -1,0 +1,75 @@
+"""Takes a model apart as the engine's stages do, for tests of single stages."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+
+from schemas.report import Exactness
+from tests.engine.nets import feeds_for, save
+from worker.engine import cost, surgery, verify
+from worker.engine.axes import Analysis, analyse
+from worker.engine.criteria.evidence import Evidence, gather
+from worker.engine.execute import Executor
+from worker.engine.graph import Array, Graph, freeze
+from worker.engine.load import Loaded, load
+from worker.engine.observe import grams, see
+
+
+@dataclass(frozen=True)
+class Dissected:
+    loaded: Loaded
+    graph: Graph
+    analysis: Analysis
+    evidence: Mapping[str, Evidence]
+    feeds: Mapping[str, Array]
+
+    def names(self) -> list[str]:
+        return [group.name for group in self.analysis.groups]
+
+    def cut(self, gone: Mapping[str, tuple[int, ...]], changed: Mapping[str, Array] | None = None) -> onnx.ModelProto:
+        ties, groups = self.analysis.ties, self.analysis.groups
+        lost = cost.axes_gone(groups, {name: len(units) for name, units in gone.items()})
+        after = cost.shapes_after(ties.seen, lost)
+        model = surgery.cut(self.loaded.model, ties, changed or {}, surgery.indices_gone(groups, gone), after)
+        return surgery.to_proto(model)
+
+    def masked(
+        self, gone: Mapping[str, tuple[int, ...]], changed: Mapping[str, Array] | None = None
+    ) -> onnx.ModelProto:
+        ties, groups = self.analysis.ties, self.analysis.groups
+        return surgery.to_proto(surgery.masked(self.loaded.model, ties, changed or {}, groups, gone))
+
+    def proof(self, gone: Mapping[str, tuple[int, ...]], changed: Mapping[str, Array] | None = None) -> Exactness:
+        names = [port.name for port in self.graph.outputs]
+        three = [run(proto, self.feeds) for proto in (self.cut(gone, changed), self.masked(gone, changed))]
+        return verify.compare(names, *three, run(self.loaded.proto, self.feeds), 16)
+
+    def random_half(self, seed: int = 0) -> dict[str, tuple[int, ...]]:
+        """A seeded random half of every group."""
+        rng = np.random.default_rng(seed)
+        return {
+            group.name: tuple(sorted(rng.choice(group.units, group.units // 2, replace=False).tolist()))
+            for group in self.analysis.groups
+        }
+
+
+def dissect(proto: onnx.ModelProto, folder: Path, samples: int = 16) -> Dissected:
+    loaded = load(save(proto, folder), {})
+    graph = freeze(loaded.model)
+    executor = Executor(graph)
+    feeds = feeds_for(proto, samples)
+    analysis = analyse(graph, see(executor, {name: array[:1] for name, array in feeds.items()}))
+    found = grams(executor, analysis.groups, [feeds])
+    evidence = {group.name: gather(graph, group, found[group.name]) for group in analysis.groups}
+    return Dissected(loaded, graph, analysis, evidence, feeds)
+
+
+def run(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(one) for one in session.run(None, dict(feeds))]

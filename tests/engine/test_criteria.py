@@ -1,0 +1,137 @@
+"""Rankings against the papers' definitions written out naively."""
+
+import numpy as np
+import pytest
+
+from schemas.criteria import Distinctiveness, Magnitude
+from worker.engine.criteria import ranking
+from worker.engine.criteria.evidence import Evidence, Step, angles_deg, centred
+from worker.engine.observe import SiteGram
+
+
+def evidence(acts: np.ndarray, rows: np.ndarray | None = None, middle: float | None = None) -> Evidence:
+    """acts: (samples, units)."""
+    acts = acts.astype(np.float64)
+    site = SiteGram("t", acts.T @ acts, acts.sum(0), len(acts), middle)
+    return Evidence(acts.shape[1], np.eye(acts.shape[1]) if rows is None else rows, (site,))
+
+
+def naive_angle(a: np.ndarray, b: np.ndarray) -> float:
+    return float(np.degrees(np.arccos(np.clip(a @ b / np.linalg.norm(a) / np.linalg.norm(b), -1, 1))))
+
+
+def naive_pairs(acts: np.ndarray, angle: float, opposite: float) -> list[tuple[int, str, int]]:
+    """The papers' two loops over pairs of units."""
+    removed: list[tuple[int, str, int]] = []
+    out: set[int] = set()
+    for i in range(acts.shape[1]):
+        for j in range(i + 1, acts.shape[1]):
+            if i in out or j in out:
+                continue
+            between = naive_angle(acts[:, i], acts[:, j])
+            if between < angle:
+                out.add(j)
+                removed.append((j, "similar", i))
+            elif between > opposite:
+                out |= {i, j}
+                removed += [(j, "opposite", i), (i, "opposite", j)]
+    return removed
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("angle", "opposite"), [(15.0, 165.0), (40.0, 140.0), (70.0, 110.0)])
+def test_threshold_form_is_the_papers_pair_loop(seed: int, angle: float, opposite: float) -> None:
+    acts = np.random.default_rng(seed).standard_normal((6, 14))
+    steps = ranking(Distinctiveness(angle_deg=angle, opposite_deg=opposite)).by_threshold(evidence(acts))
+    assert naive_pairs(acts, angle, opposite) == [(step.unit, step.why, step.partner) for step in steps]
+
+
+def test_the_naive_loop_tells_another_order_apart() -> None:
+    acts = np.random.default_rng(0).standard_normal((6, 14))
+    assert naive_pairs(acts, 40, 140) != naive_pairs(acts[:, ::-1], 40, 140)
+
+
+def test_angles_in_the_steps_are_those_between_the_vectors() -> None:
+    acts = np.random.default_rng(1).uniform(0, 1, (20, 6))
+    for step in ranking(Distinctiveness(angle_deg=60)).by_threshold(evidence(acts)):
+        assert step.partner is not None
+        assert naive_angle(acts[:, step.unit], acts[:, step.partner]) == pytest.approx(step.angle_deg)
+
+
+def test_dead_units_go_first_and_apart_from_pairs() -> None:
+    acts = np.random.default_rng(2).uniform(0, 1, (20, 5))
+    acts[:, [1, 3]] = 0
+    steps = ranking(Distinctiveness(angle_deg=0.001)).by_threshold(evidence(acts))
+    assert (Step(1, "dead"), Step(3, "dead")) == steps
+    kept = ranking(Distinctiveness(angle_deg=0.001, dead_units=False)).by_threshold(evidence(acts))
+    assert () == kept
+
+
+def test_centring_half_and_mean_change_the_angles_as_written() -> None:
+    acts = np.random.default_rng(3).uniform(0, 1, (30, 4))
+    one = evidence(acts, middle=0.5)
+    for how, shifted in (("none", acts), ("half", acts - 0.5), ("auto", acts - 0.5), ("mean", acts - acts.mean(0))):
+        want = shifted.T @ shifted
+        np.testing.assert_allclose(centred(one.sites[0], how), want, atol=1e-9)  # type: ignore[arg-type]
+    relu = evidence(acts, middle=None)
+    np.testing.assert_allclose(centred(relu.sites[0], "auto"), acts.T @ acts, atol=1e-9)
+
+
+def test_centre_changes_what_is_removed() -> None:
+    rng = np.random.default_rng(4)
+    acts = 0.5 + 0.01 * rng.standard_normal((40, 6))  # near 0.5: alike until the middle is taken off
+    raw = ranking(Distinctiveness(centre="none")).by_threshold(evidence(acts, middle=0.5))
+    half = ranking(Distinctiveness(centre="half")).by_threshold(evidence(acts, middle=0.5))
+    assert 5 == len(raw)
+    assert 0 == len(half)
+
+
+def test_on_weights_looks_at_rows_and_not_at_activations() -> None:
+    acts = np.random.default_rng(5).standard_normal((30, 4))
+    rows = np.array([[1.0, 0], [0, 1], [2.0, 0], [-1, 0]])
+    steps = ranking(Distinctiveness(on="weights")).by_threshold(evidence(acts, rows))
+    assert [(2, "similar", 0), (3, "opposite", 0), (0, "opposite", 3)] == [(s.unit, s.why, s.partner) for s in steps]
+
+
+def test_ordered_form_takes_the_closest_pair_next() -> None:
+    acts = np.random.default_rng(6).standard_normal((12, 9))
+    steps = ranking(Distinctiveness(dead_units=False)).in_order(evidence(acts))
+    angles = angles_deg(acts.T @ acts)
+    alive = set(range(9))
+    for step in steps:
+        best = min((angles[i, j], i, j) for i in alive for j in alive if i < j)
+        assert (best[2], best[1]) == (step.unit, step.partner)
+        alive.remove(step.unit)
+    assert 1 == len(alive)
+
+
+def test_ordered_form_begins_with_dead_units() -> None:
+    acts = np.random.default_rng(7).uniform(0, 1, (12, 5))
+    acts[:, 4] = 0
+    assert Step(4, "dead") == ranking(Distinctiveness()).in_order(evidence(acts))[0]
+
+
+def test_scores_do_not_depend_on_the_order_of_units_or_on_a_scale_that_relu_absorbs() -> None:
+    acts = np.random.default_rng(8).uniform(0, 1, (25, 7))
+    scale = np.random.default_rng(9).uniform(0.5, 2, 7)
+    order = np.random.default_rng(10).permutation(7)
+    plain = angles_deg(acts.T @ acts)
+    scaled = acts * scale
+    np.testing.assert_allclose(plain, angles_deg(scaled.T @ scaled), atol=1e-6)
+    mixed = acts[:, order]
+    np.testing.assert_allclose(plain[np.ix_(order, order)], angles_deg(mixed.T @ mixed), atol=1e-6)
+
+
+ROWS = np.array([[3.0, 4.0], [6.0, 0.0], [1.0, 1.0], [0.0, 5.5]])
+
+
+@pytest.mark.parametrize(("norm", "order"), [("l2", [2, 0, 3]), ("l1", [2, 3, 1])])
+def test_magnitude_ranks_by_the_norm_of_incoming_weights(norm: str, order: list[int]) -> None:
+    steps = ranking(Magnitude(norm=norm)).in_order(evidence(np.ones((2, 4)), ROWS))  # type: ignore[arg-type]
+    assert order == [step.unit for step in steps]
+
+
+def test_magnitude_threshold_takes_what_is_smaller() -> None:
+    steps = ranking(Magnitude(threshold=5.2)).by_threshold(evidence(np.ones((2, 4)), ROWS))
+    assert [2, 0] == [step.unit for step in steps]
+    assert [2] == [s.unit for s in ranking(Magnitude(threshold=4.0)).by_threshold(evidence(np.ones((2, 4)), ROWS))]

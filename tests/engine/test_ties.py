@@ -1,0 +1,102 @@
+"""What is free, what is pinned, and the reason that the user reads."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tests.engine.dissect import dissect
+from tests.engine.nets import IMAGE, Node, conv, gemm, layer, mlp, model
+
+
+def reasons(proto: onnx.ModelProto, folder: Path) -> dict[str, tuple[str, str]]:
+    return {stay.layer.name: (stay.code, stay.message) for stay in dissect(proto, folder).analysis.stays}
+
+
+def test_the_last_layer_stays_because_callers_rely_on_the_output(tmp_path: Path) -> None:
+    assert {"fc3": ("graph_output", "'y' is an output of the model: callers rely on its size")} == reasons(
+        mlp(), tmp_path
+    )
+
+
+def with_middle(*middle: Node, **weights: np.ndarray) -> onnx.ModelProto:
+    """conv -> middle nodes -> conv -> pool -> fc."""
+    nodes = [
+        conv("c1", "x", "a"),
+        *middle,
+        conv("c2", "b", "c"),
+        Node("GlobalAveragePool", ["c"], "g"),
+        Node("Flatten", ["g"], "f"),
+        gemm("fc", "f", "y"),
+    ]
+    known = {**layer("c1", 6, 3, 3, 3), **layer("c2", 5, 6, 3, 3), **layer("fc", 4, 5)}
+    return model(nodes, {**known, **weights}, IMAGE, ["y"])
+
+
+def test_an_unknown_operator_pins_and_is_named(tmp_path: Path) -> None:
+    found = reasons(with_middle(Node("LpNormalization", ["a"], "b", {"axis": 1})), tmp_path)
+    assert "operator_unknown" == found["c1"][0]
+    assert "LpNormalization '/b/LpNormalization'" in found["c1"][1]
+
+
+def test_a_custom_domain_is_not_taken_for_the_operator_of_the_same_name(tmp_path: Path) -> None:
+    proto = with_middle(Node("Relu", ["a"], "b"))
+    assert "c1" not in reasons(proto, tmp_path)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    proto.graph.node[1].domain = "com.microsoft"
+    proto.graph.node[1].op_type = "QuickGelu"
+    assert "operator_unknown" == reasons(proto, tmp_path)["c1"][0]
+
+
+def test_softmax_over_the_channels_pins_them(tmp_path: Path) -> None:
+    assert "normalised" == reasons(with_middle(Node("Softmax", ["a"], "b", {"axis": 1})), tmp_path)["c1"][0]
+    assert "c1" not in reasons(with_middle(Node("Softmax", ["a"], "b", {"axis": 3})), tmp_path)
+
+
+def test_a_mean_over_the_channels_pins_them(tmp_path: Path) -> None:
+    node = Node("ReduceMean", ["a"], "m", {"axes": [1], "keepdims": 1})
+    proto = with_middle(node, Node("Mul", ["a", "m"], "b"))
+    code, message = reasons(proto, tmp_path)["c1"]
+    assert "axis_mixed" == code
+    assert "ReduceMean '/m/ReduceMean'" in message
+
+
+def test_a_size_that_is_used_as_data_pins_its_axis(tmp_path: Path) -> None:
+    def divided_by_size(axis: int) -> onnx.ModelProto:
+        return with_middle(
+            Node("Shape", ["a"], "shape"),
+            Node("Gather", ["shape", "axis"], "channels", {"axis": 0}),
+            Node("Cast", ["channels"], "size", {"to": onnx.TensorProto.FLOAT}),
+            Node("Div", ["a", "size"], "b"),
+            axis=np.array(axis),
+        )
+
+    assert "size_is_data" == reasons(divided_by_size(1), tmp_path)["c1"][0]
+    assert "c1" not in reasons(divided_by_size(2), tmp_path)
+
+
+def test_an_output_in_the_middle_pins_the_layer_that_makes_it(tmp_path: Path) -> None:
+    proto = mlp()
+    proto.graph.output.append(helper.make_tensor_value_info("a", onnx.TensorProto.FLOAT, ["N", 10]))
+    assert {"fc1", "fc3"} == set(reasons(proto, tmp_path))
+
+
+def test_silence_pins(tmp_path: Path) -> None:
+    """A Reshape that splits an axis says nothing of it yet: the layer stays, and says why."""
+    nodes = [
+        gemm("fc1", "x", "h"),
+        Node("Reshape", ["h", "split"], "r"),
+        Node("Reshape", ["r", "join"], "j"),
+        gemm("fc2", "j", "y"),
+    ]
+    weights = {**layer("fc1", 10, 12), **layer("fc2", 4, 10)}
+    shapes = {"split": np.array([0, 2, 5]), "join": np.array([0, 10])}
+    found = reasons(model(nodes, {**weights, **shapes}, {"x": ["N", 12]}, ["y"]), tmp_path)
+    assert "axis_mixed" == found["fc1"][0]
+
+
+def test_layers_are_called_by_the_names_their_authors_gave(tmp_path: Path) -> None:
+    analysis = dissect(mlp(), tmp_path).analysis
+    assert ["fc1", "fc2", "fc3"] == [layer.name for layer in analysis.layers]
+    assert ("fc1", "/h/Gemm", "fc1.weight") == analysis.layers[0].aliases
