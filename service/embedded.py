@@ -85,7 +85,12 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise OSError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with --port") from None
+        raise OSError(f"cannot listen on {host}:{port}: {_reason(error)}; choose another with --port") from None
+
+
+def _reason(error: OSError) -> str:
+    """The kernel's words; the socket module adds the address once more, and a name that is unknown has its own."""
+    return error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno)
 
 
 class _Folder:

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.service.conftest import api, serve
+from schemas.job import BlobRef, JobResult, JobState, Progress, ResultManifest, Verdict
+from service.client import ReportKind
+from tests.service.conftest import Api, api, serve
 
 __all__ = ["api", "serve"]
 
@@ -29,3 +32,52 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
     script = ROOT / "examples/digits.py"
     subprocess.run([sys.executable, "-W", "error", str(script), "--out", str(folder)], check=True, capture_output=True)
     return Example(folder / "digits.onnx", folder / "calibration.npz", folder / "evaluation.npz")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The four files of one real job."""
+
+    artifact: bytes
+    reports: Mapping[ReportKind, bytes]
+
+
+@pytest.fixture(scope="session")
+def finished(example: Example, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = tmp_path_factory.mktemp("finished")
+    command = [sys.executable, "-m", "worker.engine", "--model", str(example.model), "--workdir", str(folder)]
+    command += ["--calibration", str(example.calibration), "--evaluation", str(example.evaluation)]
+    subprocess.run(command, check=True, capture_output=True)
+    reports: dict[ReportKind, bytes] = {
+        "json": (folder / "report.json").read_bytes(),
+        "html": (folder / "report.html").read_bytes(),
+        "md": (folder / "report.md").read_bytes(),
+    }
+    return Finished((folder / "artifact.onnx").read_bytes(), reports)
+
+
+def deliver(api: Api, job_id: str, files: Finished) -> None:
+    """What a worker does with a job: claim it, say how far it is, store the files, finish it."""
+    claim = api.service.jobs.claim(job_id, "worker", lease_seconds=60)
+    assert claim is not None
+    progress = Progress(stage="observe", fraction=0.5, message="half")
+    assert "held" == api.service.jobs.renew(job_id, claim.attempt, lease_seconds=60, progress=progress)
+    kept = {name: keep(api, data) for name, data in {"artifact": files.artifact, **files.reports}.items()}
+    result = JobResult(
+        artifact=kept["artifact"],
+        report_json=kept["json"],
+        report_html=kept["html"],
+        report_md=kept["md"],
+        verdict=Verdict(met=True),
+    )
+    manifest = ResultManifest(
+        id=job_id, attempt=claim.attempt, finished_at=1.0, state=JobState.SUCCEEDED, result=result
+    )
+    assert api.service.jobs.finish(manifest)[0]
+
+
+def keep(api: Api, data: bytes) -> BlobRef:
+    with api.service.blobs.writer() as writer:
+        writer.write(data)
+        blob, size = writer.commit()
+    return BlobRef(blob=blob, bytes=size)
