@@ -36,6 +36,8 @@ from worker.engine.select import in_scope
 from worker.engine.stages import Judged, Subject, Work
 
 PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "scipy")
+# Read at import: a confined job can no longer read what the packages say of themselves.
+VERSIONS = {name: version(name) for name in PACKAGES}
 FLOATS = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -217,7 +219,7 @@ def _provenance(subject: Subject, work: Work, threads: int) -> Provenance:
         seed=subject.request.seed,
         device=subject.device,
         threads=threads,
-        versions={name: version(name) for name in PACKAGES},
+        versions=VERSIONS,
     )
 
 
