@@ -213,3 +213,14 @@ def _restrict_calls(cuda: bool) -> bool:
     buffer = ctypes.create_string_buffer(text, len(text))
     program = _Program(len(text) // 8, ctypes.cast(buffer, ctypes.c_void_p))
     return bool(_libc().prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) == 0)
+
+
+def main() -> None:
+    """Confine this process as a job's, and print the level: `full`, or what is missing after `partial` or `off`."""
+    plan = Confinement((), Path.cwd(), cpu_seconds=60, memory_bytes=None, file_bytes=1)
+    sandbox = confine(plan)
+    print(sandbox.level, *sandbox.missing)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""The worker as Celery starts it, with a launcher whose jobs do as their model file says."""
+
+import os
+
+from state.settings import Settings
+from tests.worker.conftest import JOBS
+from worker.app import make_worker
+from worker.station import Station
+
+settings = Settings.from_env(os.environ)
+app = make_worker(settings, Station(settings, launcher=JOBS))

@@ -1,0 +1,78 @@
+"""What a finished child left in its work folder: checked without parsing a model.
+
+In: the folder. Out: `Harvest`: the four files with size and hash, and the report. Refused (`artifact_rejected`): a file
+that is missing, empty, too large, not a plain file or known under a second name, a report that does not fit its schema,
+and one that speaks of another artifact.
+"""
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from schemas.errors import EspalierError
+from schemas.job import BlobRef, JobResult
+from schemas.report import Report
+
+REPORT_BYTES = 64 * 1024 * 1024
+NAMES = ("artifact.onnx", "report.json", "report.html", "report.md")
+
+
+@dataclass(frozen=True)
+class Harvest:
+    """`files` maps each of `NAMES` to its path."""
+
+    result: JobResult
+    files: dict[str, Path]
+
+
+def harvest(folder: Path, *, model_name: str, most_bytes: int) -> Harvest:
+    """Check and hash what is there."""
+    found = {}
+    for name in NAMES:
+        sha, size, text = _read(folder / name, most_bytes if name == "artifact.onnx" else REPORT_BYTES)
+        found[name] = BlobRef(blob=sha, bytes=size, name=name)
+        if name == "report.json":
+            report = _report(text)
+    artifact = found["artifact.onnx"].model_copy(update={"name": f"{Path(model_name).stem or 'model'}.pruned.onnx"})
+    if report.provenance.artifact_sha256.removeprefix("sha256:") != artifact.blob.removeprefix("sha256:"):
+        raise EspalierError("artifact_rejected", "the report speaks of another file", where="report.json")
+    result = JobResult(
+        artifact=artifact,
+        report_json=found["report.json"],
+        report_html=found["report.html"],
+        report_md=found["report.md"],
+        verdict=report.verdict,
+    )
+    return Harvest(result, {name: folder / name for name in NAMES})
+
+
+def _read(path: Path, most_bytes: int) -> tuple[str, int, bytes]:
+    """Hash, size and, for reports, content. A link or a pipe must not make us read or wait for something else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise EspalierError("artifact_rejected", f"cannot be read: {error.strerror}", where=path.name) from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
+        os.close(descriptor)
+        raise EspalierError("artifact_rejected", "is not a plain file of its own", where=path.name)
+    with os.fdopen(descriptor, "rb") as file:
+        if not 0 < status.st_size <= most_bytes:
+            detail = f"has {status.st_size} bytes; 1 to {most_bytes} are right"
+            raise EspalierError("artifact_rejected", detail, where=path.name)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        return f"sha256:{digest}", status.st_size, file.read() if path.suffix == ".json" else b""
+
+
+def _report(text: bytes) -> Report:
+    try:
+        return Report.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        detail = f"{'/'.join(str(part) for part in first['loc'])}: {first['msg']}"
+        raise EspalierError("artifact_rejected", detail, where="report.json") from None

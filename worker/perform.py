@@ -1,0 +1,35 @@
+"""What the child of the real launcher does for an order: the engine's work, from files to files.
+
+In: an order and where to report. Out: the four files in the work folder, or a verdict on the artifact by its silence.
+Refused: whatever the engine refuses. Imported once, by the launcher; every child finds it there.
+"""
+
+import onnx
+import onnxruntime
+
+from worker.engine.run import InputFile, Inputs, Limits, prune
+from worker.engine.verify import verify_artifact
+from worker.orders import Emit, Order, Source
+
+__all__ = ["onnx", "onnxruntime", "perform"]
+
+
+def perform(order: Order, emit: Emit) -> None:
+    """Run the job, or verify what it made."""
+    if order.kind == "verify":
+        assert order.artifact is not None
+        verify_artifact(order.artifact)
+        return
+    assert order.request is not None
+    assert order.sources is not None
+    inputs = Inputs(
+        model=_file(order.sources.model),
+        external={location: _file(source) for location, source in order.sources.external.items()},
+        calibration=_file(order.sources.calibration) if order.sources.calibration else None,
+        evaluation=_file(order.sources.evaluation) if order.sources.evaluation else None,
+    )
+    prune(order.request, inputs, order.workdir, Limits(order.bounds.threads, order.bounds.data_bytes), emit)
+
+
+def _file(source: Source) -> InputFile:
+    return InputFile(path=source.path, sha256=source.sha256, name=source.name, bytes=source.bytes)
