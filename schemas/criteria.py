@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 class CriterionBase(BaseModel):
     """What every criterion says of itself, beside its parameters."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     summary: ClassVar[str]
     use_when: ClassVar[str]
@@ -43,7 +43,9 @@ class Distinctiveness(CriterionBase):
         "than `angle_deg` are the same: the later one goes and its outgoing weights are added to the first. Two further "
         "apart than `opposite_deg` cancel each other: both go. Units that never fire go first."
     )
-    use_when: ClassVar[str] = "You have representative unlabelled data and want to remove what the function does not need."
+    use_when: ClassVar[str] = (
+        "You have representative unlabelled data and want to remove what the function does not need."
+    )
     cost: ClassVar[str] = "One forward pass; memory grows with the square of the units of a layer, not with the data."
     paper: ClassVar[str] = "Gedeon and Harris 1991; Zheng, Pruning Technique based on Distinctiveness for Deep NN."
 

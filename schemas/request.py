@@ -18,7 +18,8 @@ AmountKind = Literal["threshold", "remove_units", "remove_weights", "keep_macs",
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    # JSON has no NaN and no infinity: what was accepted here could not be read back from a manifest.
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Amount(Strict):
@@ -159,7 +160,9 @@ def parse_options(raw: str | bytes | Mapping[str, Any]) -> PruneRequest:
     if isinstance(raw, str | bytes):
         try:
             raw = json.loads(raw or "{}")
-        except ValueError as error:
+            # Half a surrogate pair passes as an escape, but is no text that could be stored.
+            json.dumps(raw, ensure_ascii=False).encode()
+        except (ValueError, RecursionError) as error:
             raise EspalierError("options_not_json", f"options: {error}", where="options") from None
     if not isinstance(raw, Mapping):
         raise EspalierError("options_not_json", f"options must be an object, not {type(raw).__name__}", where="options")

@@ -82,12 +82,9 @@ class Policy:
     def of(cls, settings: Settings) -> "Policy":
         """The policy of these settings. Without keys the service must be bound to loopback."""
         if settings.api_keys_file is None and not is_loopback(settings.host):
-            raise EspalierError(
-                "options_invalid",
-                f"without API keys the service binds to loopback only, not to {settings.host}",
-                where="ESPALIER_HOST",
-                hint="Set ESPALIER_API_KEYS_FILE (make a key with `espalier keys new NAME`), or bind to 127.0.0.1.",
-            )
+            why = f"without API keys the service binds to loopback only, not to {settings.host}"
+            try_this = "bind to 127.0.0.1, or set ESPALIER_API_KEYS_FILE (`espalier keys new NAME` makes a key)"
+            raise EspalierError("options_invalid", f"{why}: {try_this}", where="ESPALIER_HOST")
         keys = () if settings.api_keys_file is None else read_keys(settings.api_keys_file)
         return cls(keys, urlsplit(settings.public_url).netloc.lower(), settings.max_upload_bytes)
 

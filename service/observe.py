@@ -24,7 +24,7 @@ from service.errors import problem_response
 from service.metrics import Metrics
 
 LINGER_BYTES = 256 * 1024
-LINGER_SECONDS = 1.0
+LINGER_SECONDS = 0.5
 _REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
 
 log = logging.getLogger("espalier.http")
@@ -113,5 +113,8 @@ class _Exchange:
             async with asyncio.timeout(LINGER_SECONDS):
                 while self._unread and read < LINGER_BYTES:
                     read += len((await self.receive()).get("body", b""))
+                if self._unread:
+                    # A long body: nothing more is read, so its sender stalls and has time to see the answer.
+                    await asyncio.sleep(LINGER_SECONDS)
         except TimeoutError:
             pass

@@ -53,11 +53,11 @@ async def put_blob(request: Request, service: Here, owner: Owner, name: Name) ->
     with await run_in_threadpool(service.blobs.writer) as writer:
         async for piece in pieces(request):
             await run_in_threadpool(writer.write, piece)
-        size = await run_in_threadpool(_keep, service, owner, blob, writer)
+        size = await run_in_threadpool(_keep, service, owner, blob, writer, had)
     return Response(Blob(blob=blob, bytes=size).model_dump_json(), 200 if had else 201, media_type="application/json")
 
 
-def _keep(service: Service, owner: str, blob: str, writer: BlobWriter) -> int:
+def _keep(service: Service, owner: str, blob: str, writer: BlobWriter, had: bool) -> int:
     """Refers to the content before its file is in place, as `state.blobs` asks."""
     if writer.sha != blob:
         raise EspalierError("blob_hash_mismatch", f"the body hashes to {writer.sha}", where=blob)
@@ -67,7 +67,7 @@ def _keep(service: Service, owner: str, blob: str, writer: BlobWriter) -> int:
         _, size = writer.commit(blob)
         placed = True
     finally:
-        if not placed:
+        if not placed and not had:
             discard(service.jobs, service.blobs, service.jobs.drop_blob(blob, owner))
     return size
 

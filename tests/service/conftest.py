@@ -1,5 +1,8 @@
-"""A real API on a loopback port, in a thread of the test, with a real Redis. No worker: what a worker would do, a test does."""
+"""A real API on a loopback port, in a thread of the test, with a real Redis. What a worker would do, the test does."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from schemas.job import BlobRef, JobResult, JobState, ResultManifest, Verdict
@@ -15,6 +19,7 @@ from service.app import create_app
 from service.context import Service
 from service.server import make_server
 from state.settings import Settings
+from tests.conftest import die_with_parent
 
 ARTIFACT = bytes(range(256)) * 20
 REPORTS = {"json": b'{"report": 1}', "html": b"<h1>report</h1>", "md": b"# report"}
@@ -118,3 +123,19 @@ def serve(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Api]]:
 def api(serve: Callable[..., Api]) -> Api:
     """An API with the default settings: keyless, loopback."""
     return serve()
+
+
+@pytest.fixture
+def process(redis_url: str, tmp_path: Path) -> Iterator[tuple[psutil.Process, str]]:
+    """The API as a process of its own, and its address."""
+    env = {**os.environ, "ESPALIER_REDIS_URL": redis_url, "ESPALIER_HOME": str(tmp_path / "home"), "ESPALIER_PORT": "0"}
+    command = [sys.executable, "-m", "service.api"]
+    running = subprocess.Popen(command, env=env, cwd=Path(__file__).parents[2], preexec_fn=die_with_parent)  # noqa: PLW1509
+    try:
+        seen = psutil.Process(running.pid)
+        while not (listening := [one for one in seen.net_connections("tcp") if one.status == psutil.CONN_LISTEN]):
+            assert running.poll() is None
+        yield seen, f"http://127.0.0.1:{listening[0].laddr.port}"
+    finally:
+        running.terminate()
+        running.wait()

@@ -2,16 +2,12 @@
 
 import hashlib
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.conftest import die_with_parent
 from tests.service.conftest import Api
 
 Serve = Callable[..., Api]
@@ -74,22 +70,6 @@ def test_an_upload_that_breaks_off_leaves_nothing(api: Api) -> None:
             break
         api.client.get("/healthz")
     assert [] == api.files()
-
-
-@pytest.fixture
-def process(redis_url: str, tmp_path: Path) -> Iterator[tuple[psutil.Process, str]]:
-    """The API as a process of its own, and its address."""
-    env = {**os.environ, "ESPALIER_REDIS_URL": redis_url, "ESPALIER_HOME": str(tmp_path / "home"), "ESPALIER_PORT": "0"}
-    command = [sys.executable, "-m", "service.api"]
-    running = subprocess.Popen(command, env=env, cwd=Path(__file__).parents[2], preexec_fn=die_with_parent)  # noqa: PLW1509
-    try:
-        seen = psutil.Process(running.pid)
-        while not (listening := [one for one in seen.net_connections("tcp") if one.status == psutil.CONN_LISTEN]):
-            assert running.poll() is None
-        yield seen, f"http://127.0.0.1:{listening[0].laddr.port}"
-    finally:
-        running.terminate()
-        running.wait()
 
 
 def test_memory_does_not_grow_with_the_upload(process: tuple[psutil.Process, str]) -> None:

@@ -127,7 +127,7 @@ def test_without_keys_only_this_machine_may_ask(
 
 
 def test_without_keys_the_service_stays_on_this_machine(keys: Path, tmp_path: Path) -> None:
-    with pytest.raises(EspalierError, match="loopback only, not to 0.0.0.0"):
+    with pytest.raises(EspalierError, match=r"loopback only, not to 0\.0\.0\.0"):
         create_app(Settings(host="0.0.0.0", home=tmp_path))
     create_app(Settings(host="0.0.0.0", home=tmp_path, api_keys_file=keys))
 

@@ -42,12 +42,12 @@ def test_the_tag_of_a_job_changes_with_the_job(api: Api) -> None:
 
 
 class TestWait:
+    """The client gives up after 30 s, half of what it asks the service to wait: an answer that came did not wait."""
+
     def test_it_ends_with_a_change_of_state(self, api: Api) -> None:
         job_id = api.submit()
         worker = later(lambda: api.start(job_id))
-        started = time.monotonic()
         assert "running" == api.client.get(f"/jobs/{job_id}", params={"wait": 60}).json()["state"]
-        assert time.monotonic() - started < 20
         worker.join()
 
     def test_progress_does_not_end_it(self, api: Api) -> None:
@@ -62,16 +62,12 @@ class TestWait:
     def test_an_ended_job_is_not_waited_for(self, api: Api) -> None:
         job_id = api.submit()
         api.succeed(job_id)
-        started = time.monotonic()
         assert "succeeded" == api.client.get(f"/jobs/{job_id}?wait=60").json()["state"]
-        assert time.monotonic() - started < 20
 
     def test_who_has_an_old_copy_gets_the_new_one_at_once(self, api: Api) -> None:
         job_id = api.submit()
-        started = time.monotonic()
         answer = api.client.get(f"/jobs/{job_id}?wait=60", headers={"If-None-Match": '"old"'})
         assert 200 == answer.status_code
-        assert time.monotonic() - started < 20
 
     def test_who_has_the_newest_waits_and_may_hear_that_nothing_changed(self, api: Api) -> None:
         job_id = api.submit()

@@ -10,7 +10,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.criteria import CRITERIA
 from schemas.errors import FAILURES
+from service.app import create_app
 from state.records import WorkerInfo
+from state.settings import Settings
 from tests.conftest import RedisServer
 from tests.service.conftest import Api
 
@@ -202,9 +204,6 @@ def test_the_request_id_comes_back(api: Api, given: str | None) -> None:
 
 
 def test_the_reference_names_every_route() -> None:
-    from service.app import create_app  # noqa: PLC0415
-    from state.settings import Settings  # noqa: PLC0415
-
     text = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
     for path, methods in create_app(Settings()).openapi()["paths"].items():
         for method in methods:

@@ -130,6 +130,27 @@ OPTIONS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ("[" * 200_000, "options_not_json"),
+        ('{"scope": {"include": ["\\ud800"]}}', "options_not_json"),
+        (b"\xff\xfe", "options_not_json"),
+        ('{"preprocess": {"mean": [NaN]}}', "options_invalid"),
+        ('{"constraints": {"min_accuracy": 1e999}}', "options_invalid"),
+        ('{"criterion": {"name": "distinctiveness", "angle_deg": NaN}}', "options_invalid"),
+    ],
+)
+def test_options_that_could_not_be_stored(api: Api, options: str | bytes, code: str) -> None:
+    """Accepted, they would come back from the manifest as something else, or not at all."""
+    files = {"model": b"m", "calibration": b"c", "options": options}
+    assert code == api.client.post("/prune", files=files).json()["code"]
+    if isinstance(options, str) and code == "options_invalid":
+        body = f'{{"model": {{"blob": "{put(api, b"m")}"}}, "options": {options}}}'
+        answer = api.client.post("/prune", content=body, headers={"Content-Type": "application/json"})
+        assert code == answer.json()["code"]
+
+
 @pytest.mark.parametrize(("options", "pointer"), OPTIONS)
 def test_wrong_options_are_pointed_at_and_nothing_stays(api: Api, options: str, pointer: str) -> None:
     answer = api.client.post("/prune", files={"model": b"m", "calibration": b"c"}, data={"options": options})
