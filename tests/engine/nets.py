@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
@@ -285,6 +286,15 @@ def feeds_for(proto: onnx.ModelProto, samples: int, seed: int = 1) -> dict[str, 
         dims = [dim.dim_value or samples for dim in put.type.tensor_type.shape.dim]
         found[put.name] = rng.standard_normal(dims).astype(np.float32)
     return found
+
+
+def balanced(proto: onnx.ModelProto, bias: str) -> onnx.ModelProto:
+    """The same network with its last bias moved so that random samples fall into different classes."""
+    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    mean = np.asarray(session.run(None, feeds_for(proto, 500))[0]).mean(0)
+    tensor = next(one for one in proto.graph.initializer if one.name == bias)
+    tensor.CopyFrom(numpy_helper.from_array((numpy_helper.to_array(tensor) - mean).astype(np.float32), bias))
+    return proto
 
 
 def save(proto: onnx.ModelProto, folder: Path, name: str = "model.onnx") -> Path:
