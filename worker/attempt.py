@@ -172,7 +172,7 @@ def _demand(ending: Ending, job_id: str) -> None:
         raise Abandoned("another attempt has the job")
     if ending.done and ending.stopped is None:
         return
-    log.warning("job %s: %s; the end of its output: %s", job_id, ending, ending.log_tail[-2000:])
+    log.info("job %s: %s; the end of its output: %s", job_id, ending, ending.log_tail[-2000:])
     if ending.stopped in STOPPED:
         raise EspalierError(*STOPPED[ending.stopped])
     if ending.failure is not None:

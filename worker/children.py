@@ -53,7 +53,7 @@ class Ending:
     signal: signal.Signals | None
     exit_code: int | None
     sandbox: Sandbox | None
-    log_tail: str
+    log_tail: str = field(repr=False)
 
 
 @dataclass

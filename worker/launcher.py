@@ -30,14 +30,7 @@ FAILED = 3
 MESSAGE_BYTES = 4096
 
 # How the libraries say that there is no memory; they raise plain RuntimeErrors.
-OUT_OF_MEMORY = (
-    "can't allocate memory",
-    "bad allocation",
-    "bad_alloc",
-    "out of memory",
-    "failed to allocate memory",
-    "can't start new thread",
-)
+OUT_OF_MEMORY = ("allocate memory", "bad allocation", "bad_alloc", "out of memory", "can't start new thread")
 
 
 def serve(work: Work, arguments: list[str]) -> None:
@@ -49,7 +42,10 @@ def serve(work: Work, arguments: list[str]) -> None:
     with socket.socket(fileno=int(arguments[1])) as control:
         control.send(b"ready")
         while True:
-            message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
+            try:
+                message, descriptors, _, _ = socket.recv_fds(control, MESSAGE_BYTES, 2)
+            except ConnectionResetError:
+                return
             if not message:
                 return
             _fork(control, work, Path(message.decode()), *descriptors)
@@ -115,6 +111,9 @@ def _obey(work: Work, order: Order) -> int:
         if order.bounds.sandbox == "full" and sandbox.level != "full":
             raise EspalierError("sandbox_unavailable", f"the kernel lacks {', '.join(sandbox.missing)}")
         work(order, lambda progress: _say(Line(progress=progress)))
+    except EspalierError as error:
+        _say(Line(failure=error.failure))
+        return FAILED
     except Exception as error:  # the edge of the process: whatever it was becomes a failure as data
         traceback.print_exc()
         _say(Line(failure=_failure(error)))
@@ -124,11 +123,9 @@ def _obey(work: Work, order: Order) -> int:
 
 
 def _failure(error: Exception) -> Failure:
-    if isinstance(error, EspalierError):
-        return error.failure
     text = " ".join(str(error).split())[:300]
     if isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY):
-        return EspalierError("job_out_of_memory", f"an allocation failed {text}".strip()).failure
+        return EspalierError("job_out_of_memory", f"an allocation failed: {text or type(error).__name__}").failure
     return EspalierError("internal_error", f"{type(error).__name__}: {text}").failure
 
 

@@ -4,7 +4,7 @@ import os
 
 from state.settings import Settings
 from tests.worker.conftest import JOBS
-from worker.app import make_worker
+from worker.shell import make_worker
 from worker.station import Station
 
 settings = Settings.from_env(os.environ)

@@ -103,7 +103,12 @@ def test_a_child_that_dies_ends_the_job_with_a_name(place: Workplace, doing: str
     ("doing", "changed", "code", "word"),
     [
         ("sleep 600", {"job_wall_seconds": 0.5}, "job_timeout", "ESPALIER_JOB_WALL_SECONDS"),
-        ("threads 30", {"job_wall_seconds": 0.5}, "job_timeout", "ESPALIER_JOB_WALL_SECONDS"),
+        (
+            "threads 30",
+            {"job_wall_seconds": 0.5, "job_memory_bytes": 2048 * MEBI},
+            "job_timeout",
+            "ESPALIER_JOB_WALL_SECONDS",
+        ),
         ("prune hang the verifier", {"job_wall_seconds": 1.0}, "job_timeout", "ESPALIER_JOB_WALL_SECONDS"),
         ("spin", {"job_cpu_seconds": 1}, "job_timeout", "ESPALIER_JOB_CPU_SECONDS"),
         # With CUDA the address space cannot be limited: the worker looks at what is resident.
