@@ -3,17 +3,19 @@
 `runtime` runs models, `task` decides what is judged, `score` counts.
 """
 
-from worker.engine.evaluate.runtime import fixed_batch, latency_ms, outputs, session
+from worker.engine.evaluate.runtime import chunk_rows, fixed_batch, latency_ms, outputs, pad, session
 from worker.engine.evaluate.score import judge, score
 from worker.engine.evaluate.task import OutputInfo, Task, resolve_task
 
 __all__ = [
     "OutputInfo",
     "Task",
+    "chunk_rows",
     "fixed_batch",
     "judge",
     "latency_ms",
     "outputs",
+    "pad",
     "resolve_task",
     "score",
     "session",
