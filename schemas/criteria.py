@@ -40,11 +40,11 @@ class Distinctiveness(CriterionBase):
 
     summary: ClassVar[str] = (
         "Angles between the activation vectors of the units of a layer over the calibration data. Two units closer "
-        "than `angle_deg` are the same: the later one goes and its outgoing weights are added to the first. Two further "
-        "apart than `opposite_deg` cancel each other: both go. Units that never fire go first."
+        "than `angle_deg` are the same: the later one goes and its outgoing weights are added to the first. Two "
+        "further apart than `opposite_deg` cancel each other: both go. Units that never fire go first."
     )
     use_when: ClassVar[str] = (
-        "You have representative unlabelled data and want to remove what the function does not need."
+        "You have representative data, labelled or not, and want to remove what does no work of its own."
     )
     cost: ClassVar[str] = "One forward pass; memory grows with the square of the units of a layer, not with the data."
     paper: ClassVar[str] = "Gedeon and Harris 1991; Zheng, Pruning Technique based on Distinctiveness for Deep NN."
