@@ -1,105 +1,19 @@
 """The embedded service as real processes: it starts, says so, heals, and leaves nothing running."""
 
 import json
-import os
-import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 import redis
 
 from service.claim_home import holder_of
-from tests.conftest import die_with_parent
-
-
-class Serve:
-    """`espalier serve` in a process of its own."""
-
-    def __init__(self, home: Path, *arguments: str, **environ: str) -> None:
-        command = [sys.executable, "-m", "service.cli", "serve", "--home", str(home), *arguments]
-        env = {**os.environ, "ESPALIER_PORT": "0", "ESPALIER_LEASE_SECONDS": "3", **environ}
-        self.home = home
-        self.process = subprocess.Popen(
-            command,
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            preexec_fn=die_with_parent,  # noqa: PLW1509
-        )
-        self.log: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        self.log.extend(self.process.stderr)
-
-    def line(self) -> str:
-        """What it says when it serves; empty if it ends without."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def url(self) -> str:
-        found = re.search(r"http://\S+", self.line())
-        assert found, self.log
-        return found[0]
-
-    def part(self, words: str) -> psutil.Process:
-        """The direct child whose command line has these words."""
-        return eventually(lambda: self._part(words))
-
-    def _part(self, words: str) -> psutil.Process | None:
-        for child in psutil.Process(self.process.pid).children():
-            try:
-                if words in " ".join(child.cmdline()):
-                    return child
-            except psutil.NoSuchProcess:
-                continue
-        return None
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            return self.process.wait(timeout=40)
-        finally:
-            self.process.kill()
-            self._reader.join()
-            assert self.process.stdout is not None
-            assert self.process.stderr is not None
-            self.process.stdout.close()
-            self.process.stderr.close()
-
-
-def eventually(ask: Callable[[], object], seconds: float = 25.0) -> "psutil.Process":
-    """The first answer that is not empty."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        answer = ask()
-        if answer:
-            return answer  # type: ignore[return-value]  # what the question gives
-        time.sleep(0.05)
-    raise AssertionError("it did not come about")
-
-
-def healthy(url: str) -> bool:
-    try:
-        return httpx.get(f"{url}/healthz", timeout=2).status_code == 200
-    except httpx.TransportError:
-        return False
+from tests.serving import Serve, alive, eventually, healthy
 
 
 @pytest.fixture
@@ -128,7 +42,7 @@ def test_it_serves_says_so_and_leaves_nothing_behind(start: Callable[..., Serve]
     family = serve.family()
     assert len(family) >= 3
     assert 0 == serve.stop(signal.SIGINT)
-    assert [] == [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    assert [] == alive(family)
     assert holder_of(tmp_path / "home") is None
 
 
@@ -149,7 +63,7 @@ def test_what_is_killed_is_started_again(start: Callable[..., Serve], words: str
     url = serve.url()
     killed = serve.part(words)
     killed.kill()
-    again = eventually(lambda: (one := serve._part(words)) and one.pid != killed.pid and one)
+    again = eventually(lambda: (one := serve.part_now(words)) and one.pid != killed.pid and one)
     assert killed.pid != again.pid
     eventually(lambda: httpx.get(f"{url}/readyz", timeout=5).json()["redis"]["ok"])
     assert any("was killed by SIGKILL; starting it again" in line for line in serve.log)
@@ -160,7 +74,7 @@ def test_when_the_supervisor_is_killed_its_parts_go_too(start: Callable[..., Ser
     serve.url()
     family = serve.family()
     serve.process.kill()
-    eventually(lambda: not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE])
+    eventually(lambda: not alive(family))
 
 
 def test_the_home_of_a_killed_service_can_be_used_again(start: Callable[..., Serve]) -> None:
@@ -168,7 +82,7 @@ def test_the_home_of_a_killed_service_can_be_used_again(start: Callable[..., Ser
     first.url()
     family = first.family()
     first.process.kill()
-    eventually(lambda: not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE])
+    eventually(lambda: not alive(family))
     assert healthy(start().url())
 
 
@@ -235,7 +149,7 @@ def test_a_redis_of_ones_own_is_used(start: Callable[..., Serve], redis_url: str
     serve = start(ESPALIER_REDIS_URL=redis_url)
     url = serve.url()
     assert httpx.get(f"{url}/readyz").json()["redis"]["ok"]
-    assert serve._part("redis.sock") is None
+    assert serve.part_now("redis.sock") is None
 
 
 def test_jobs_of_a_lost_redis_come_back(start: Callable[..., Serve], tmp_path: Path) -> None:
