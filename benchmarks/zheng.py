@@ -157,18 +157,20 @@ def differences(trials: Sequence[Trial]) -> str:
     lines = ["", "Where this differs from the paper, and why"]
     cnn = pick(trials, "cnn", "auto", 15)
     if cnn:
+        removed, dead = sum(row.removed for row in cnn), sum(row.dead for row in cnn)
         lines += [
-            f"- CNN: of the {sum(row.removed for row in cnn)} units that go at 15°, {sum(row.dead for row in cnn)} never fire",
-            "  on a training image. A zero vector has no angle, so they are counted apart from the pairs; the paper's",
-            "  share fits both together. Living pairs begin at about 30°; accuracy falls from there, above 40° steeply.",
+            f"- CNN: {removed} units go at 15° in all trainings together, and {dead} of them never",
+            "  fire on a training image. A zero vector has no angle, so they are counted apart from the pairs; the",
+            "  paper's share fits both together. Living pairs begin at about 30°; accuracy falls from there, above 40°",
+            "  steeply.",
         ]
     plain, normalised = pick(trials, "fnn", "none", 25), pick(trials, "fnn-normalised", "none", 25)
     if plain and normalised:
         lines += [
-            "- FNN: the paper does not say how pixels were scaled, and its result depends on it. At 25° and raw angles,",
+            "- FNN: the paper does not say how pixels were scaled, and its result depends on it. At 25°, raw angles,",
             f"  pixels in 0..1 give {describe(plain)};",
             f"  pixels of mean 0 and deviation 1 give {describe(normalised)}.",
-            "  The paper's 9.5 % and -0.5 points fit the second: such inputs make units that are stuck near 0 or near 1.",
+            "  The paper's 9.5 % and -0.5 points fit the second: such inputs make units that are stuck near 0 or 1.",
         ]
     centred = pick(trials, "fnn-normalised", "auto", 25)
     if centred:
