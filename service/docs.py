@@ -20,7 +20,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem 1rem 4rem; }
 h1 { margin-bottom: 0; } h2 { margin-top: 2.5rem; border-bottom: 2px solid var(--accent); }
 code, pre { font: 0.9em ui-monospace, monospace; } pre { background: var(--soft); padding: .75rem; overflow-x: auto; }
-nav a { margin-right: 1rem; } a { color: var(--accent); }
+nav { display: flex; flex-wrap: wrap; gap: 0 1rem; } a { color: var(--accent); }
 details { border: 1px solid var(--line); border-radius: .4rem; margin: .4rem 0; padding: 0 .75rem; }
 summary { cursor: pointer; padding: .5rem 0; }
 summary b { display: inline-block; min-width: 4.2rem; color: var(--accent); }
@@ -129,7 +129,7 @@ def _kind(schema: Json) -> str:
             return " | ".join(_kind(one) for one in schema[key])
     if "enum" in schema or "const" in schema:
         return " | ".join(f"<code>{escape(str(one))}</code>" for one in schema.get("enum", [schema.get("const")]))
-    kind = escape(str(schema.get("type", "any")))
+    kind = "file" if schema.get("format") == "binary" else escape(str(schema.get("type", "any")))
     if "items" in schema:
         kind = f"{kind} of {_kind(schema['items'])}"
     signs = {"minimum": "≥", "maximum": "≤", "exclusiveMinimum": "&gt;", "exclusiveMaximum": "&lt;"}

@@ -42,7 +42,7 @@ PRUNE_BODY: Json = {
                 "required": ["model"],
                 "additionalProperties": False,
                 "properties": {
-                    "model": _file("ONNX or TorchScript."),
+                    "model": _file("An ONNX file."),
                     "calibration": _file(
                         ".npz, .npy or .csv; unlabelled data will do. Required where options need it."
                     ),
