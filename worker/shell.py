@@ -1,7 +1,7 @@
 """The worker as Celery sees it: one pool process, one job at a time, and what happens when it starts and ends.
 
-In: the settings and a station. Out: a Celery app that listens on the queue of the station's device. A first SIGTERM lets
-the running job finish; a second one ends everything at once, and the job is tried again elsewhere.
+In: the settings and a station. Out: a Celery app that listens on the queue of the station's device. A first SIGTERM
+lets the running job finish; a second one ends everything at once, and the job is tried again elsewhere.
 """
 
 import logging

@@ -22,13 +22,13 @@ def workspace(home: Path, name: str) -> Iterator[Path]:
     """An empty folder `tmp/work/<name>`, gone afterwards."""
     folder = home.resolve() / "tmp" / "work" / name
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with _alone(home):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            lock = _locked(folder)
     except OSError as error:
         raise EspalierError("storage_unavailable", str(error), where="tmp/work") from error
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -38,20 +38,36 @@ def workspace(home: Path, name: str) -> Iterator[Path]:
 def sweep(home: Path, now: float) -> list[str]:
     """Remove folders whose worker is dead, and uploads that broke off long ago; their names."""
     removed = []
-    for folder in sorted((home.resolve() / "tmp" / "work").glob("*")):
-        with contextlib.suppress(OSError):
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # A folder made a moment ago may not be locked yet.
-                if now - folder.stat().st_mtime > 1.0:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed.append(folder.name)
-            finally:
+    with _alone(home):
+        for folder in sorted((home.resolve() / "tmp" / "work").glob("*")):
+            with contextlib.suppress(OSError):
+                lock = _locked(folder)
+                shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
+                removed.append(folder.name)
     for upload in sorted((home.resolve() / "tmp").glob("upload-*")):
         with contextlib.suppress(OSError):
             if now - upload.stat().st_mtime > UPLOADS_KEPT_SECONDS:
                 upload.unlink()
                 removed.append(upload.name)
     return removed
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Nobody sweeps between the making of a folder and its locking."""
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    with (home / "tmp" / "work.lock").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the folder's lock; raises where somebody else has it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
