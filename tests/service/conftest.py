@@ -1,6 +1,7 @@
 """A real API on a loopback port, in a thread of the test, with a real Redis. What a worker would do, the test does."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from service.app import create_app
 from service.context import Service
 from service.server import make_server
 from state.settings import Settings
-from tests.conftest import die_with_parent
+from tests.conftest import RedisServer, die_with_parent
 
 ARTIFACT = bytes(range(256)) * 20
 REPORTS = {"json": b'{"report": 1}', "html": b"<h1>report</h1>", "md": b"# report"}
@@ -119,10 +120,19 @@ def serve(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Api]]:
         yield go
 
 
+@pytest.fixture(scope="session")
+def default_api(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """One API with the default settings for all tests that leave the process as it is."""
+    home = tmp_path_factory.mktemp("api") / "home"
+    with running(Settings(redis_url=redis_server.url, home=home, port=0)) as api:
+        yield api
+
+
 @pytest.fixture
-def api(serve: Callable[..., Api]) -> Api:
-    """An API with the default settings: keyless, loopback."""
-    return serve()
+def api(default_api: Api, redis_url: str) -> Api:
+    """An API with the default settings (keyless, loopback), an empty Redis and an empty home."""
+    shutil.rmtree(default_api.home, ignore_errors=True)
+    return default_api
 
 
 @pytest.fixture

@@ -161,7 +161,8 @@ def test_every_code_of_the_shell_is_reached() -> None:
     assert set() == (used | state) - set(REACHED)
 
 
-def test_what_nobody_foresaw_is_logged_and_not_told(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_nobody_foresaw_is_logged_and_not_told(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    api = serve()
     with caplog.at_level(logging.ERROR, "espalier.http"):
         answer = break_routes(api)
     assert "Traceback" not in answer.text

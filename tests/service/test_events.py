@@ -107,7 +107,8 @@ def test_a_caller_who_leaves_is_noticed(api: Api) -> None:
     assert free == api.service.feed._free
 
 
-def test_a_stopping_server_lets_its_listeners_go(api: Api) -> None:
+def test_a_stopping_server_lets_its_listeners_go(serve: Serve) -> None:
+    api = serve()
     job_id = api.submit()
     with api.client.stream("GET", f"/jobs/{job_id}/events") as answer:
         parts = answer.iter_text()

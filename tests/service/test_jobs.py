@@ -94,7 +94,8 @@ class TestWait:
             time.sleep(0.01)
         assert free == api.service.feed._free
 
-    def test_there_is_an_end_of_places(self, api: Api) -> None:
+    def test_there_is_an_end_of_places(self, serve: Serve) -> None:
+        api = serve()
         job_id = api.submit()
         api.service.feed._free = 0
         answer = api.client.get(f"/jobs/{job_id}?wait=1")

@@ -93,7 +93,8 @@ def figures(api: Api) -> dict[tuple[str, frozenset[str]], float]:
     }
 
 
-def test_metrics(api: Api) -> None:
+def test_metrics(serve: Serve) -> None:
+    api = serve()
     cancelled, running = api.submit(model=b"1"), api.submit(model=b"2")
     api.submit(model=b"3")
     api.client.post(f"/jobs/{cancelled}/cancel")
