@@ -5,8 +5,8 @@
 
 `files` checks what you fetched: hash, size, and the accuracy on the evaluation file that you sent. `mnist` goes the
 whole way first: it submits seeds/cnn_mnist.onnx of ESPALIER_DATA (default ../shared/data) with 2,000 calibration and
-2,000 evaluation images to a service (by default one that it starts and stops), waits, and fetches. No code of the engine
-takes part in the check. Exit code 1 where anything differs.
+2,000 evaluation images to a service (by default one that it starts and stops), waits, and fetches. No code of the
+engine takes part in the check. Exit code 1 where anything differs.
 """
 
 import argparse
