@@ -17,6 +17,7 @@ class CriterionBase(BaseModel):
     use_when: ClassVar[str]
     cost: ClassVar[str]
     paper: ClassVar[str]
+    default_compensation: ClassVar[str] = "merge"
 
     def needs_data(self) -> bool:
         """Whether the criterion itself looks at calibration data."""
@@ -93,6 +94,7 @@ class Magnitude(CriterionBase):
     )
     use_when: ClassVar[str] = "You have no data, or want the usual baseline."
     cost: ClassVar[str] = "No pass over data."
+    default_compensation: ClassVar[str] = "none"  # the method as published, and it needs no data
     paper: ClassVar[str] = (
         "Fathollahi, Comparing performance of two pruning methods on Fashion-MNIST; Han 2015; Li 2017."
     )

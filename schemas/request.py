@@ -121,11 +121,12 @@ class PruneRequest(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _compensation_follows_data(cls, raw: Any) -> Any:
-        """Criteria that need no data default to no compensation, which needs some."""
+    def _compensation_follows_the_criterion(cls, raw: Any) -> Any:
+        """The default is the criterion's: some need no data, and merging does."""
         if not isinstance(raw, Mapping) or "compensation" in raw or not isinstance(raw.get("criterion"), Mapping):
             return raw
-        return {**raw, "compensation": "none"} if raw["criterion"].get("name") == "magnitude" else raw
+        known = CRITERIA.get(str(raw["criterion"].get("name")))
+        return raw if known is None else {**raw, "compensation": known.default_compensation}
 
     @model_validator(mode="after")
     def _combinations(self) -> "PruneRequest":
