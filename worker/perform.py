@@ -4,14 +4,14 @@ In: an order and where to report. Out: the four files in the work folder, or a v
 Refused: whatever the engine refuses. Imported once, by the launcher; every child finds it there.
 """
 
-import onnx
 import onnxruntime
 
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.verify import verify_artifact
 from worker.orders import Emit, Order, Source
 
-__all__ = ["onnx", "onnxruntime", "perform"]
+# There is no network inside, and it would look for a home folder to keep an identifier in.
+onnxruntime.disable_telemetry_events()
 
 
 def perform(order: Order, emit: Emit) -> None:

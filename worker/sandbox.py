@@ -217,7 +217,7 @@ def _restrict_calls(cuda: bool) -> bool:
 
 def main() -> None:
     """Confine this process as a job's, and print the level: `full`, or what is missing after `partial` or `off`."""
-    plan = Confinement((), Path.cwd(), cpu_seconds=60, memory_bytes=None, file_bytes=1)
+    plan = Confinement((), Path.cwd(), cpu_seconds=60, memory_bytes=None, file_bytes=1024)
     sandbox = confine(plan)
     print(sandbox.level, *sandbox.missing)
 

@@ -41,6 +41,11 @@ def execute() -> None:
         os.execv("/nonexistent", ["x"])
 
 
+def mount(folder: Path) -> None:
+    call(LIBC.mount(b"none", bytes(folder), b"tmpfs", 0, None))
+    call(LIBC.umount2(bytes(folder), 0))
+
+
 def ways(work: Path, secret: Path, other: int) -> dict[str, Callable[[], object]]:
     inside = work / "mine"
     inside.write_text("mine")
@@ -75,7 +80,7 @@ def ways(work: Path, secret: Path, other: int) -> dict[str, Callable[[], object]
         "signal own group": lambda: os.kill(0, 0),
         "look into another process": lambda: Path(f"/proc/{other}/environ").read_bytes(),
         "ptrace": lambda: call(LIBC.ptrace(16, other, 0, 0)),
-        "mount": lambda: call(LIBC.mount(b"none", bytes(work / "folder"), b"tmpfs", 0, None)),
+        "mount": lambda: mount(work / "folder"),
         "unshare": lambda: call(LIBC.unshare(0x10000000)),
         "new session": os.setsid,
         "raise a limit": lambda: resource.prlimit(0, resource.RLIMIT_NOFILE, (9, 9)),

@@ -1,0 +1,124 @@
+"""The real launcher and the real engine: a small network through both confined children."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from schemas.job import BlobRef, JobInputs, JobState, SubmitManifest
+from schemas.request import parse_options
+from state.blobs import LocalBlobs
+from state.jobs import JobStore, connect
+from state.settings import Settings
+from tests.state.manifests import submission
+from worker.attempt import Workplace, attempt
+from worker.children import Launcher, launcher_environment
+from worker.station import LAUNCHER
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Launcher]:
+    launcher = Launcher(LAUNCHER, launcher_environment(os.environ, cuda=False))
+    launcher.start()
+    yield launcher
+    launcher.close()
+
+
+@pytest.fixture
+def place(settings: Settings, engine: Launcher) -> Iterator[Workplace]:
+    client = connect(settings.redis_url)
+    settings = settings.model_copy(update={"job_memory_bytes": 2**32, "max_data_bytes": 2**28, "job_threads": 2})
+    yield Workplace(settings, JobStore(client), LocalBlobs(settings.home), engine)
+    client.close()
+
+
+def network(units: int) -> bytes:
+    """Four inputs, one hidden layer, three classes."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w1": rng.normal(size=(4, units)),
+        "b1": rng.normal(size=units),
+        "w2": rng.normal(size=(units, 3)),
+        "b2": rng.normal(size=3),
+    }
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], name="hidden"),
+        helper.make_node("Relu", ["h"], ["a"]),
+        helper.make_node("Gemm", ["a", "w2", "b2"], ["y"], name="out"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
+def samples(count: int) -> bytes:
+    rng = np.random.default_rng(1)
+    file = io.BytesIO()
+    np.savez(file, x=rng.normal(size=(count, 4)).astype(np.float32), labels=rng.integers(0, 3, count))
+    return file.getvalue()
+
+
+def submit(place: Workplace, files: dict[str, bytes], options: dict[str, object]) -> SubmitManifest:
+    job = submission(1)
+    refs = {}
+    for name, content in files.items():
+        with place.blobs.writer() as writer:
+            writer.write(content)
+            place.store.hold_blob(writer.sha, job.owner, job.id)
+            blob, size = writer.commit()
+        refs[name] = BlobRef(blob=blob, bytes=size, name=name)
+    job = job.model_copy(update={"inputs": JobInputs.model_validate(refs), "options": parse_options(options)})
+    place.store.submit(job, max_queued=9, max_per_owner=9, idempotency_seconds=60)
+    return job
+
+
+HALF = {"criterion": {"name": "magnitude"}, "amount": {"remove_units": 0.5}, "device": "cpu"}
+
+
+def test_a_network_is_pruned_in_confined_children(place: Workplace, tmp_path: Path) -> None:
+    job = submit(place, {"model": network(8), "calibration": samples(200)}, HALF)
+    claim = place.store.claim(job.id, "w", lease_seconds=5)
+    assert claim is not None
+    attempt(claim, place)
+    done = place.store.get(job.id, "ann")
+    assert JobState.SUCCEEDED == done.state, done.failure
+    assert done.result is not None
+    path = tmp_path / "pruned.onnx"
+    path.write_bytes(b"".join(place.blobs.read(done.result.artifact.blob)))
+    shapes = {one.name: tuple(one.dims) for one in onnx.load(path).graph.initializer}
+    assert (4, 4) == shapes["w1"]
+    (y,) = onnxruntime.InferenceSession(path).run(None, {"x": np.zeros((1, 4), np.float32)})
+    assert (1, 3) == y.shape
+    heard = place.store.events_after(job.id, "0", block_ms=0)
+    assert {"load", "select", "prove", "judge", "report"} <= {one.progress.stage for one in heard if one.progress}
+
+
+@pytest.mark.parametrize(
+    ("files", "code"),
+    [
+        ({"model": b"not a model"}, "model_unreadable"),
+        ({"model": network(8)[:100]}, "model_unreadable"),
+        ({"model": network(8), "calibration": b"PK\x03\x04 not an archive"}, "data_unreadable"),
+    ],
+)
+def test_a_refusal_of_the_engine_reaches_the_job(place: Workplace, files: dict[str, bytes], code: str) -> None:
+    job = submit(place, files, HALF)
+    claim = place.store.claim(job.id, "w", lease_seconds=5)
+    assert claim is not None
+    attempt(claim, place)
+    done = place.store.get(job.id, "ann")
+    assert done.failure is not None, done
+    assert (JobState.FAILED, code) == (done.state, done.failure.code)
+    assert [] == list((place.settings.home / "blobs").rglob("?" * 64))
