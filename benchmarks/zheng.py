@@ -176,8 +176,8 @@ def differences(trials: Sequence[Trial]) -> str:
     if centred:
         lines += [
             f"- FNN, angles around the middle of the sigmoid (centre auto = half): {describe(centred)}.",
-            "  Units stuck near 0 and near 1 then count as opposite and both go, as the rule says; what they added",
-            "  together was constant, and is lost with them.",
+            "  Units stuck near 0 and near 1 then count as opposite and both go, as the rule says, and with them the",
+            "  constant that they added; where their means are put into the next biases, accuracy stays as it was.",
         ]
     lines += [
         "- The paper's seeds, and the data its angles were taken on, are unknown. Here: every training image, of which",
