@@ -40,7 +40,7 @@ class BlobStore(Protocol):
         """The bytes from `start` up to, not including, `end`, in chunks."""
 
     def local_path(self, sha: str, folder: Path) -> Path:
-        """A file with the content, to be read only: the blob itself, or a copy fetched into `folder`."""
+        """A file with the content, to be read only: linked or fetched into `folder`, whatever becomes of the blob."""
 
     def put_file(self, path: Path) -> tuple[str, int]:
         """Keep a copy of a file; its name and size."""
@@ -198,11 +198,19 @@ class LocalBlobs:
                 left -= len(chunk)
                 yield chunk
 
-    def local_path(self, sha: str, folder: Path) -> Path:  # noqa: ARG002  # an object store needs the folder
-        path = self.home / blob_key(sha)
-        if not path.is_file():
-            raise EspalierError("blob_not_found", "its file is gone", where=sha)
-        return path
+    def local_path(self, sha: str, folder: Path) -> Path:
+        # A link of the caller's own: the same content, uploaded again meanwhile, replaces the blob's file, and a
+        # process that is confined to the old one could not open the new one.
+        blob, own = self.home / blob_key(sha), folder / sha.removeprefix("sha256:")
+        try:
+            os.link(blob, own)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            raise EspalierError("blob_not_found", "its file is gone", where=sha) from None
+        except OSError:
+            return blob  # a file system without links
+        return own
 
     def put_file(self, path: Path) -> tuple[str, int]:
         with self.writer() as writer, stored(path.name), path.open("rb") as file:

@@ -133,3 +133,18 @@ def test_a_local_blob_appears_under_its_name_only_when_it_is_whole(tmp_path: Pat
         assert None is blobs.exists(writer.sha)
         writer.commit()
     assert [] == list((tmp_path / "tmp").iterdir())
+
+
+def test_a_local_path_outlives_the_replacement_and_the_deletion_of_the_blob(tmp_path: Path) -> None:
+    blobs = LocalBlobs(tmp_path / "home")
+    folder = tmp_path / "home" / "inputs"
+    folder.mkdir(parents=True)
+    put(blobs)
+    path = blobs.local_path(NAME, folder)
+    before = path.stat().st_ino
+    assert path == blobs.local_path(NAME, folder), "the same input twice"
+    put(blobs)
+    assert before == path.stat().st_ino
+    assert before != blobs.local_path(NAME, tmp_path).stat().st_ino, "the blob itself was replaced"
+    blobs.delete(NAME)
+    assert CONTENT == path.read_bytes()
