@@ -13,7 +13,7 @@ def evidence(acts: np.ndarray, rows: np.ndarray | None = None, middle: float | N
     """acts: (samples, units)."""
     acts = acts.astype(np.float64)
     site = SiteGram("t", acts.T @ acts, acts.sum(0), len(acts), middle)
-    return Evidence(acts.shape[1], np.eye(acts.shape[1]) if rows is None else rows, (site,))
+    return Evidence(acts.shape[1], lambda: np.eye(acts.shape[1]) if rows is None else rows, (site,))
 
 
 def naive_angle(a: np.ndarray, b: np.ndarray) -> float:

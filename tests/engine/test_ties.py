@@ -82,6 +82,19 @@ def test_an_output_in_the_middle_pins_the_layer_that_makes_it(tmp_path: Path) ->
     assert {"fc1", "fc3"} == set(reasons(proto, tmp_path))
 
 
+def test_a_weight_that_is_computed_from_another_keeps_its_size(tmp_path: Path) -> None:
+    """The stem's stream is also written by a MatMul whose weight is a transposed initializer."""
+    nodes = [
+        gemm("fc1", "x", "h"),
+        Node("Transpose", ["w"], "wt", {"perm": [1, 0]}),
+        Node("MatMul", ["x", "wt"], "m"),
+        Node("Add", ["h", "m"], "s"),
+        gemm("fc2", "s", "y"),
+    ]
+    proto = model(nodes, {**layer("fc1", 10, 12), "w": (10, 12), **layer("fc2", 4, 10)}, {"x": ["N", 12]}, ["y"])
+    assert "computed_constant" == reasons(proto, tmp_path)["fc1"][0]
+
+
 def test_silence_pins(tmp_path: Path) -> None:
     """A Reshape that splits an axis says nothing of it yet: the layer stays, and says why."""
     nodes = [

@@ -94,11 +94,11 @@ def tie_all(graph: Graph, seen: Seen) -> Ties:
     """Let every operator speak, then pin what it was silent about and what callers rely on."""
     ties = Ties(graph, seen)
     for op in graph.ops:
-        if op.outputs[0] in graph.static:
-            continue  # computed from constants alone: its inputs stay as they are
         ties.spoken.clear()
         rule = RULES.get(op.key)
-        if rule is not None and not op.captures:
+        if op.outputs[0] in graph.static:
+            silent = "computed_constant", f"{op.label()} computes a constant, which keeps its size"
+        elif rule is not None and not op.captures:
             rule.tie(op, ties)
             silent = "axis_mixed", f"{op.label()} mixes or fixes this axis"
         else:

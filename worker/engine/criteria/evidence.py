@@ -3,7 +3,9 @@
 Criteria see weights and Grams, never operators.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
@@ -17,11 +19,16 @@ Centre = Literal["auto", "half", "mean", "none"]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """One group. `rows` are the incoming weights of its units, side by side over its producers."""
+    """One group. Incoming weights are gathered only for criteria that look at them."""
 
     units: int
-    rows: Float  # (units, fan-in)
+    gather_rows: Callable[[], Float]
     sites: tuple[SiteGram, ...]
+
+    @cached_property
+    def rows(self) -> Float:
+        """The incoming weights of the units, side by side over the producers: (units, fan-in)."""
+        return self.gather_rows()
 
 
 @dataclass(frozen=True)
@@ -48,12 +55,16 @@ class Criterion(Protocol):
 
 def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...]) -> Evidence:
     """The evidence on one group: its producers' weights and the Grams that were observed."""
-    parts = []
-    for produce in group.producers:
-        index = group.sites[produce.weight, produce.axis]
-        weight = np.moveaxis(graph.constants[produce.weight], produce.axis, 0).astype(np.float64)
-        parts.append(weight[index].reshape(group.units, -1))
-    return Evidence(group.units, np.concatenate(parts, axis=1), sites)
+
+    def rows() -> Float:
+        parts = []
+        for produce in group.producers:
+            index = group.sites[produce.weight, produce.axis]
+            weight = np.moveaxis(graph.constants[produce.weight], produce.axis, 0).astype(np.float64)
+            parts.append(weight[index].reshape(group.units, -1))
+        return np.concatenate(parts, axis=1)
+
+    return Evidence(group.units, rows, sites)
 
 
 def centres(site: SiteGram, how: Centre) -> Float:
