@@ -182,7 +182,17 @@ def test_an_input_without_a_samples_axis(tmp_path, shape):
 
 
 def test_no_samples(tmp_path):
+    free = InputSpec("x", np.dtype(np.int32), (None, None))
     assert refusal(npz(tmp_path, x=np.ones((0, 2))), TABLE).code == "data_empty"
+    assert refusal(npz(tmp_path, x=np.ones((3, 0), int)), free).code == "data_empty"
+
+
+def test_one_number_is_no_array_of_samples(tmp_path):
+    assert refusal(npz(tmp_path, x=np.float32(1)), TABLE).code == "data_shape_mismatch"
+
+
+def test_a_model_without_inputs_takes_no_data(tmp_path):
+    assert refusal(npz(tmp_path, x=np.ones(3))).code == "data_input_unknown"
 
 
 def test_the_limit_counts_the_bytes_that_the_model_is_fed(tmp_path):
@@ -212,7 +222,9 @@ def test_what_overflows_is_named(tmp_path):
 # ---- labels
 
 
-@pytest.mark.parametrize("labels", [np.arange(4), np.array(["a", "b", "c"]), np.array([0, np.nan, 1]), np.int64(3)])
+@pytest.mark.parametrize(
+    "labels", [np.arange(4), np.array(["a", "b", "c"]), np.array([0, np.nan, 1]), np.int64(3), np.ones((3, 0))]
+)
 def test_labels_that_do_not_match(tmp_path, labels):
     error = refusal(npz(tmp_path, x=np.ones((3, 2)), labels=labels), TABLE)
     assert error.code in ("labels_invalid", "data_dtype_mismatch")

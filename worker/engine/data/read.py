@@ -44,6 +44,8 @@ def read_samples(
 
 
 def _check_specs(specs: Sequence[InputSpec], batch: int | None, role: str) -> None:
+    if not specs:
+        raise EspalierError("data_input_unknown", "the model has no input that data could go to", where=role)
     for spec in specs:
         if spec.dtype.kind not in "fiub":
             detail = f"the model takes {spec.dtype} here; only float, integer and boolean inputs can be fed"
@@ -109,8 +111,11 @@ def _table_features(table: Table, spec: InputSpec, role: str) -> Array:
 
 
 def _fit(array: Array, spec: InputSpec, options: Preprocess, max_bytes: int, where: str) -> Array:
-    if array.ndim and not array.shape[0]:
-        raise EspalierError("data_empty", f"the array has shape {array.shape}: no samples", where=where)
+    if not array.size:
+        raise EspalierError("data_empty", f"the array has shape {array.shape}: it holds nothing", where=where)
+    if not array.ndim:
+        detail = f"the array is one number and the model takes {spec.wants()}"
+        raise EspalierError("data_shape_mismatch", detail, where=where)
     arranged, axis = arrange(array, spec, options)
     _check_shape(array.shape, arranged.shape, spec, where)
     _check_kind(array, spec, where)
@@ -192,7 +197,7 @@ def _fit_labels(labels: Array, count: int, role: str) -> Array:
     where = f"{role}: labels"
     if labels.dtype.kind not in "fiub":
         raise EspalierError("labels_invalid", f"the labels are {labels.dtype}, not numbers", where=where)
-    if not labels.ndim or len(labels) != count:
+    if not labels.ndim or not labels.size or len(labels) != count:
         detail = f"there are {count:,} samples and the labels have shape {labels.shape}"
         raise EspalierError("labels_invalid", detail, where=where)
     if labels.dtype.kind == "b":

@@ -34,10 +34,10 @@ def read_table(path: Path, *, max_bytes: int, where: str) -> Table:
     header: list[str] = []
     width = 0
     values = array("d")
-    whole: list[bool] = []  # for each column, whether all its numbers are integers
+    whole: set[int] = set()  # the columns that hold nothing but integers so far
     for line, row in _lines(path, where):
         if not width:
-            width, whole = len(row), [True] * len(row)
+            width, whole = len(row), set(range(len(row)))
             if _is_header(row):
                 header = [cell.strip() for cell in row]
                 _check_header(header, line, where)
@@ -45,9 +45,8 @@ def read_table(path: Path, *, max_bytes: int, where: str) -> Table:
         if len(row) != width:
             detail = f"line {line} has {len(row)} columns; the first line has {width}"
             raise EspalierError("data_unreadable", detail, where=where)
-        for column, cell in enumerate(row):
-            values.append(_number(cell, line, column, header, where))
-            whole[column] = whole[column] and cell.strip().lstrip("+-").isdigit()
+        values.extend(_numbers(row, line, header, where))
+        whole -= {column for column in whole if not row[column].strip().lstrip("+-").isdigit()}
         if len(values) * NUMBER_BYTES > max_bytes:
             detail = f"the table takes more than {max_bytes:,} bytes by line {line}"
             raise EspalierError("data_too_large", detail, where=where)
@@ -56,15 +55,15 @@ def read_table(path: Path, *, max_bytes: int, where: str) -> Table:
     return _assemble(np.frombuffer(values, np.float64).reshape(-1, width), header, whole)
 
 
-def _assemble(numbers: NDArray[np.float64], header: list[str], whole: list[bool]) -> Table:
+def _assemble(numbers: NDArray[np.float64], header: list[str], whole: set[int]) -> Table:
     at = [i for i, name in enumerate(header) if name.lower() in LABEL_COLUMNS]
     kept = [i for i in range(numbers.shape[1]) if i not in at]
     features = numbers[:, kept]
     labels = None
     if at:
         column = numbers[:, at[0]]
-        labels = column.astype(np.int64) if whole[at[0]] else column
-    integers = all(whole[i] for i in kept)
+        labels = column.astype(np.int64) if at[0] in whole else column
+    integers = whole.issuperset(kept)
     return Table(features.astype(np.int64) if integers else features, labels, tuple(header[i] for i in kept if header))
 
 
@@ -115,9 +114,14 @@ def _is_number(cell: str) -> bool:
     return "_" not in cell  # Python reads 1_000 as a number; nobody's spreadsheet does
 
 
-def _number(cell: str, line: int, column: int, header: list[str], where: str) -> float:
-    if _is_number(cell):
-        return float(cell)
+def _numbers(row: list[str], line: int, header: list[str], where: str) -> list[float]:
+    try:
+        numbers = [float(cell) for cell in row]
+    except ValueError:
+        numbers = []
+    if numbers and "_" not in "".join(row):
+        return numbers
+    column, cell = next((i, cell) for i, cell in enumerate(row) if not _is_number(cell))
     name = f" ({header[column]})" if header else ""
     hint = "Write decimals with a point." if "," in cell else "Every cell must hold a number."
     detail = f"line {line}, column {column + 1}{name}: {cell[:40]!r} is not a number"
