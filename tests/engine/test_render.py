@@ -309,6 +309,8 @@ def test_unstructured_pruning_speaks_of_weights():
         (numbers.seconds(75), "75.0 s"),
         (numbers.change(100, 58), "−42.0 %"),
         (numbers.change(0, 3), "new"),
+        (numbers.factor(10, 4), "2.50×"),
+        (numbers.factor(4, 10), ""),
         (numbers.signed(-0.001, 2), "0.00"),
         (numbers.percent(None), "–"),
     ],

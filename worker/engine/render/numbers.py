@@ -50,8 +50,8 @@ def change(before: float, after: float) -> str:
 
 
 def factor(before: float, after: float) -> str:
-    """How many times smaller: 2.4×."""
-    return f"{before / after:.2f}×" if after and before and after != before else ""
+    """How many times smaller: 2.40×; nothing where it did not become smaller."""
+    return f"{before / after:.2f}×" if before > after > 0 else ""
 
 
 def signed(number: float, digits: int) -> str:
