@@ -13,7 +13,7 @@ from state.jobs import Claim, JobStore
 
 # A cancelled job stops within about this time, whatever the lease.
 SLOWEST_SECONDS = 1.0
-# Reports of one stage that come faster than this are merged.
+# A new stage is told at once, but not more often than this; within a stage the next renewal will do.
 MERGE_SECONDS = 0.1
 # A child that invents stages does not fill our memory.
 MOST_WAITING = 50
@@ -28,6 +28,7 @@ class Lease(threading.Thread):
         self._claim = claim
         self._lease_seconds = lease_seconds
         self._waiting: list[Progress] = []
+        self._told: str | None = None
         self._guard = threading.Lock()
         self._news = threading.Event()
         self._stopped = threading.Event()
@@ -40,7 +41,8 @@ class Lease(threading.Thread):
                 self._waiting[-1] = progress
             elif len(self._waiting) < MOST_WAITING:
                 self._waiting.append(progress)
-        self._news.set()
+            if progress.stage != self._told:
+                self._news.set()
 
     def settle(self) -> Literal["cancel", "lost"] | None:
         """Say at once what waits to be said; the verdict after it. An absent Redis is left for `finish` to wait for."""
@@ -64,6 +66,7 @@ class Lease(threading.Thread):
     def _renew(self) -> None:
         with self._guard:
             waiting, self._waiting = self._waiting, []
+            self._told = waiting[-1].stage if waiting else self._told
         told: list[Progress | None] = [*waiting] or [None]
         for progress in told:
             try:

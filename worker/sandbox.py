@@ -174,13 +174,15 @@ def _rules(plan: Confinement) -> Iterable[tuple[Path, int]]:
 def _runtime() -> tuple[Path, ...]:
     """What Python and its extension modules read. Not the folders of `sys.path`: the data may lie below one of them."""
     library = sysconfig.get_paths()
-    packages = [Path(module.__path__[0]) for name, module in sys.modules.items() if name in ("schemas", "worker")]
+    # Packages may lie anywhere; those that are loaded may load more of themselves.
+    loaded = [module for name, module in sys.modules.items() if "." not in name]
+    packages = {Path(folder) for module in loaded for folder in getattr(module, "__path__", ())}
     names = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/local/cuda", "/usr/share/zoneinfo")
     files = ("/etc/ld.so.cache", "/etc/localtime", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/self")
     kernel = ("/sys/devices/system", "/sys/fs/cgroup")
     python = {library[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
     shared = {sysconfig.get_config_var("LIBDIR") or library["stdlib"], str(Path(sys.base_prefix) / "lib")}
-    return (*packages, *(Path(path) for path in (*names, *files, *kernel, *sorted(python | shared))))
+    return (*sorted(packages), *(Path(path) for path in (*names, *files, *kernel, *sorted(python | shared))))
 
 
 def _allow(ruleset: int, path: Path, rights: int) -> None:

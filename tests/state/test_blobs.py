@@ -113,7 +113,7 @@ def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
     with LocalBlobs(tmp_path).writer() as writer:
         assert writer._file is not None
         writer._file.close()
-        writer._file = Path("/dev/full").open("wb", buffering=0)  # type: ignore[assignment]  # a disk that is full
+        writer._file = Path("/dev/full").open("wb", buffering=0)  # type: ignore[assignment]  # noqa: SIM115
         with refused("storage_unavailable", "tmp: OSError: No space left"):
             writer.write(b"0")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from schemas.job import BlobRef, JobInputs, SubmitManifest
-from state.blobs import LocalBlobs
+from state.blobs import BlobStore, LocalBlobs
 from state.jobs import JobStore, connect
 from state.settings import Settings
 from tests.state.manifests import submission
@@ -21,7 +21,7 @@ MEBI = 1024 * 1024
 Submit = Callable[..., SubmitManifest]
 
 
-def submit_to(store: JobStore, blobs: LocalBlobs, doing: str, number: int = 1) -> SubmitManifest:
+def submit_to(store: JobStore, blobs: BlobStore, doing: str, number: int = 1) -> SubmitManifest:
     """Queue a job whose model file holds one line."""
     made = submission(number)
     with blobs.writer() as writer:

@@ -8,20 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from obstore.store import MemoryStore
 
 from schemas.job import JobState, ResultManifest
-from state.blobs import LocalBlobs, result_key
+from state.blobs import LocalBlobs, result_key, submit_key
 from state.jobs import JobRecord, JobStore, connect
+from state.object_blobs import ObjectBlobs
+from state.rebuild import rebuild_index
 from tests.conftest import RedisServer
 from tests.worker.conftest import JOBS, MEBI, submit_to
-from worker.attempt import Workplace, attempt
+from worker.attempt import Workplace, attempt, bounds_of
 from worker.children import Launcher, LauncherDied, launcher_environment, resident_bytes
 from worker.workspace import sweep, workspace
 
 
 def run(place: Workplace, doing: str, **changed: object) -> JobRecord:
     place = dataclasses.replace(place, settings=place.settings.model_copy(update=changed))
-    assert isinstance(place.blobs, LocalBlobs)
     job = submit_to(place.store, place.blobs, doing)
     claim = place.store.claim(job.id, "w", lease_seconds=place.settings.lease_seconds)
     assert claim is not None
@@ -63,12 +65,51 @@ def test_a_job_leaves_its_four_files_a_manifest_and_nothing_else(place: Workplac
     assert {ref.blob for ref in job.result.all()} == set(orphans.blobs)
 
 
+def test_the_same_with_an_object_store_instead_of_a_folder(place: Workplace) -> None:
+    objects = ObjectBlobs(MemoryStore(), place.settings.home)
+    job = run(dataclasses.replace(place, blobs=objects), "prune there")
+    assert job.result is not None, job.failure
+    assert b"pruned there" == b"".join(objects.read(job.result.artifact.blob))
+    assert None is objects.exists(job.manifest.inputs.model.blob)
+    assert [] == left(place)
+
+
+def test_a_lost_redis_is_rebuilt_with_the_result(place: Workplace) -> None:
+    done = run(place, "prune well")
+    place.blobs.put_document(submit_key(done.manifest.id), done.manifest.model_dump_json(by_alias=True).encode())
+    place.store.redis.flushall()
+    assert 1 == rebuild_index(place.store, place.blobs).finished
+    back = place.store.get(done.manifest.id, "ann")
+    assert (JobState.SUCCEEDED, done.result) == (back.state, back.result)
+
+
+def test_the_settings_become_the_bounds_of_a_child(place: Workplace) -> None:
+    given = place.settings.model_copy(update={"job_threads": 3, "max_data_bytes": 7, "job_cpu_seconds": 9.0})
+    bounds = bounds_of(given, None)
+    assert (3, 7, 9, given.job_memory_bytes) == (
+        bounds.threads,
+        bounds.data_bytes,
+        bounds.cpu_seconds,
+        bounds.memory_bytes,
+    )
+    assert len(os.sched_getaffinity(0)) == bounds_of(place.settings, None).threads
+    assert None is bounds_of(given.model_copy(update={"device": "cuda"}), None).memory_bytes
+
+
 def test_every_stage_is_heard_of(place: Workplace) -> None:
     job = run(place, "tell all")
     events = place.store.events_after(job.manifest.id, "0", block_ms=0)
     stages = [event.progress.stage for event in events if event.progress]
     assert ["load", "data", "analyse", "observe", "select", "cut"] == list(dict.fromkeys(stages))
     assert [JobState.QUEUED, JobState.RUNNING, JobState.SUCCEEDED] == [one.state for one in events if one.state]
+
+
+def test_a_long_stage_does_not_flood_the_stream(place: Workplace) -> None:
+    """The child speaks twenty times a second; the stream hears of it about once."""
+    job = run(place, "sleep 2")
+    events = place.store.events_after(job.manifest.id, "0", block_ms=0)
+    observed = [event for event in events if event.progress and event.progress.stage == "observe"]
+    assert 2 <= len(observed) <= 8
 
 
 def test_a_failure_of_the_engine_is_the_jobs(place: Workplace) -> None:
@@ -202,7 +243,6 @@ def test_cancel_kills_the_child(place: Workplace) -> None:
 
 def test_an_attempt_that_lost_its_job_ends_without_a_word(place: Workplace) -> None:
     """The job is taken away while the child runs, as when the worker had been stopped for longer than its lease."""
-    assert isinstance(place.blobs, LocalBlobs)
     job = submit_to(place.store, place.blobs, "sleep 600")
     claim = place.store.claim(job.id, "w", lease_seconds=5)
     assert claim is not None
@@ -213,7 +253,6 @@ def test_an_attempt_that_lost_its_job_ends_without_a_word(place: Workplace) -> N
 
 
 def test_a_job_whose_input_vanished_fails(place: Workplace) -> None:
-    assert isinstance(place.blobs, LocalBlobs)
     job = submit_to(place.store, place.blobs, "prune")
     place.blobs.delete(job.inputs.model.blob)
     claim = place.store.claim(job.id, "w", lease_seconds=5)
@@ -225,7 +264,6 @@ def test_a_job_whose_input_vanished_fails(place: Workplace) -> None:
 def test_redis_may_be_down_when_the_job_ends(own_redis: RedisServer, place: Workplace) -> None:
     store = JobStore(connect(own_redis.url))
     place = dataclasses.replace(place, store=store, settings=place.settings.model_copy(update={"lease_seconds": 0.5}))
-    assert isinstance(place.blobs, LocalBlobs)
     job = submit_to(store, place.blobs, "sleep 1")
     claim = store.claim(job.id, "w", lease_seconds=0.5)
     assert claim is not None
@@ -253,7 +291,6 @@ def test_a_launcher_that_dies_is_replaced(place: Workplace) -> None:
 
 def test_a_full_disk_is_waited_for_and_then_fails_the_job(place: Workplace) -> None:
     """Blobs cannot be placed: their folder is a file."""
-    assert isinstance(place.blobs, LocalBlobs)
     waits: list[float] = []
 
     class Elsewhere(LocalBlobs):

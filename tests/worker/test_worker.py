@@ -224,6 +224,17 @@ def test_a_launcher_that_is_killed_is_replaced_and_the_job_tried_again(service: 
     assert 2 == service.wait_for(job_id, JobState.SUCCEEDED).attempt
 
 
+def test_a_pool_process_that_is_killed_is_replaced_by_celery(service: Service) -> None:
+    worker = service.start_worker()
+    job_id = service.submit("sleep 1")
+    service.wait_until_it_works(job_id)
+    main, pool, *others = family(worker)
+    pool.kill()
+    eventually(lambda: gone([pool, *others]))
+    assert 2 == service.wait_for(job_id, JobState.SUCCEEDED).attempt
+    assert main.is_running()
+
+
 def test_sigterm_lets_the_running_job_finish(service: Service) -> None:
     worker = service.start_worker()
     job_id = service.submit("sleep 1.5")
