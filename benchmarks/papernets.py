@@ -107,7 +107,7 @@ def trained(net: Net, seed: int, digits: Digits, folder: Path) -> Trained:
     begun = time.perf_counter()
     model = _train(net, seed, digits)
     accuracy = _accuracy(model, fed(net, digits.test), digits.test_labels)
-    _export(model, fed(net, digits.test[:2]), path)
+    export(model, fed(net, digits.test[:2]), path)
     facts.write_text(json.dumps({"net": net, "seed": seed, "accuracy": accuracy}))
     print(
         f"  trained {net} with seed {seed}: {100 * accuracy:.2f} % in {time.perf_counter() - begun:.0f} s", flush=True
@@ -135,7 +135,7 @@ def _accuracy(model: nn.Sequential, images: NDArray[np.float32], labels: NDArray
     return float((said == labels).mean())
 
 
-def _export(model: nn.Sequential, example: NDArray[np.float32], path: Path) -> None:
+def export(model: nn.Sequential, example: NDArray[np.float32], path: Path) -> None:
     """Under a name of its own first: an interrupted export must not be taken for a cached network."""
     unfinished = path.with_suffix(".part")
     with warnings.catch_warnings():

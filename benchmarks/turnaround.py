@@ -2,8 +2,8 @@
 
     python -m benchmarks.turnaround [--runs 7]
 
-Uses cnn_mnist and 2,000 MNIST images from ESPALIER_DATA (default ../shared/data) where they are, else a network and data
-made here of the same size. Also prints how soon the API answers and how much memory it holds.
+Uses cnn_mnist and 2,000 MNIST images from ESPALIER_DATA (default ../shared/data) where they are, else a network and
+data made here of the same size. Also prints how soon the API answers and how much memory it holds.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import httpx
 import numpy as np
 import psutil
 
+from benchmarks.papernets import build, export
 from benchmarks.serving import serving, until_ready
 from schemas.request import parse_options
 from service.client import Client
@@ -38,9 +39,8 @@ def main() -> None:
         model, calibration, what = subject(Path(folder))
         inside = in_process(model, calibration, Path(folder), runs)
         outside = through_the_service(model, calibration, runs)
-    print(
-        f"\n{what}, {SAMPLES:,} samples, median (least to most) of {runs} runs after one warm-up, {os.cpu_count()} cores"
-    )
+    print(f"\n{what}, {SAMPLES:,} samples, {os.cpu_count()} cores")
+    print(f"median (least to most) of {runs} runs after one warm-up")
     row("engine in this process", inside)
     row("POST to succeeded", outside)
     gap = statistics.median(outside) - statistics.median(inside)
@@ -62,11 +62,9 @@ def subject(folder: Path) -> tuple[Path, Path, str]:
             images = mnist["x_train"][:SAMPLES, None].astype(np.float32) / 255
             np.savez(calibration, input=images, labels=mnist["y_train"][:SAMPLES])
         return DATA / "seeds" / "cnn_mnist.onnx", calibration, "cnn_mnist and MNIST"
-    from benchmarks.papernets import export_untrained_cnn
-
-    export_untrained_cnn(folder / "cnn.onnx")
     rng = np.random.default_rng(0)
-    np.savez(calibration, input=rng.uniform(0, 1, (SAMPLES, 1, 28, 28)).astype(np.float32))
+    export(build("cnn").eval(), rng.uniform(0, 1, (2, 1, 28, 28)).astype(np.float32), folder / "cnn.onnx")
+    np.savez(calibration, image=rng.uniform(0, 1, (SAMPLES, 1, 28, 28)).astype(np.float32))
     return folder / "cnn.onnx", calibration, "the paper's CNN, untrained, and noise"
 
 
@@ -99,7 +97,7 @@ def through_the_service(model: Path, calibration: Path, runs: int) -> list[float
 
 
 def first_answer(runs: int) -> None:
-    """How soon the API process answers /healthz, and its memory; then how soon `espalier serve` does, worker included."""
+    """How soon the API process answers /healthz, and its memory; then the same of `espalier serve` and its worker."""
     times, sizes = [], []
     for _ in range(runs):
         start = time.perf_counter()

@@ -90,9 +90,6 @@ FAILURES: dict[str, Kind] = {
     "preprocess_invalid": Kind(422, "`preprocess` does not fit the data", "Check mean, std, layout and channels."),
     "evaluation_invalid": Kind(422, "`evaluation` does not fit the model", "Check task, output and class_axis."),
     # ---- the job
-    "threshold_removes_nothing": Kind(
-        422, "No unit lies beyond the threshold", "Widen the threshold, or give an amount instead."
-    ),
     "amount_unreachable": Kind(422, "The amount cannot be reached", "Ask for less; the message names the least."),
     "exactness_failed": Kind(500, "The pruned model failed its own proof", "Report it: this is a defect of ours."),
     "artifact_rejected": Kind(500, "The pruned model failed verification", "Report it: this is a defect of ours."),
