@@ -48,13 +48,11 @@ def run_local(
     for location, path in external.items():
         command += ["--external", f"{location}={path}"]
     with tempfile.TemporaryFile() as words:
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, env=THREADING | os.environ)  # noqa: S603  # our own interpreter and module
-        try:
-            failure = _follow(child, on_progress)
-        finally:
-            if child.poll() is None:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, env=THREADING | os.environ) as child:  # noqa: S603  # our own interpreter and module
+            try:
+                failure = _follow(child, on_progress)
+            finally:
                 child.kill()
-            child.wait()
         if failure is not None:
             raise EspalierError.of(failure)
         if child.returncode != 0:

@@ -122,8 +122,8 @@ def _remote(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -
             evaluation=task.evaluation,
             external=task.external,
         )
-        print(f"job {job.id} on {arguments.server}", file=sys.stderr, flush=True)
         try:
+            print(f"job {job.id} on {arguments.server}", file=sys.stderr, flush=True)
             job = client.wait(job.id, progress)
         except KeyboardInterrupt:
             progress.end()

@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,27 @@ import pytest
 
 from schemas.job import BlobRef, JobResult, JobState, Progress, ResultManifest, Verdict
 from service.client import ReportKind
-from tests.service.conftest import Api, api, serve
-
-__all__ = ["api", "serve"]
+from state.settings import Settings
+from tests.service.conftest import Api, running
 
 ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def serve(redis_url: str, tmp_path: Path) -> Iterator[Callable[..., Api]]:
+    """Starts an API with some settings changed; all are stopped with the test."""
+    with ExitStack() as stack:
+
+        def go(**changed: object) -> Api:
+            given = {"redis_url": redis_url, "home": tmp_path / "home", "port": 0, **changed}
+            return stack.enter_context(running(Settings.model_validate(given)))
+
+        yield go
+
+
+@pytest.fixture
+def api(serve: Callable[..., Api]) -> Api:
+    return serve()
 
 
 @dataclass(frozen=True)

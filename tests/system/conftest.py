@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -31,10 +32,17 @@ class Running:
         return self.serve.home
 
     def left_on_disk(self) -> list[str]:
-        """Files of uploads, jobs at work and results; manifests are meant to stay."""
-        folders = [self.home / name for name in ("blobs", "tmp", "work")]
+        """Files of uploads, jobs at work and results; manifests and the empty lock are meant to stay."""
+        folders = [self.home / name for name in ("blobs", "tmp")]
         files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
-        return sorted(str(path.relative_to(self.home)) for path in files)
+        return sorted(str(path.relative_to(self.home)) for path in files if path.name != "work.lock")
+
+    def settles_to(self, expected: list[str]) -> bool:
+        """Whether only these files are left, at the latest in a moment: a worker tidies up after it has reported."""
+        deadline = time.monotonic() + 10
+        while self.left_on_disk() != expected and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return self.left_on_disk() == expected
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ import pytest
 from onnx import helper
 
 from schemas.errors import Failure
-from tests.serving import eventually
 from tests.system.conftest import Running, finish, mlp, model, run
 
 SAMPLES = 20
@@ -140,7 +139,7 @@ def test_bad_input(limited: Running, tmp_path: Path, name: str) -> None:
     assert len(failure.hint) > 10
     assert bad.where in failure.where
     assert bad.pointers == [one.pointer for one in failure.errors]
-    eventually(lambda: not limited.left_on_disk())
+    assert limited.settles_to([]), limited.left_on_disk()
 
 
 def test_a_file_too_large(limited: Running, tmp_path: Path) -> None:

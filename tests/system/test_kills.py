@@ -28,7 +28,7 @@ def one_result(running: Running, job: Job) -> None:
     ends = [event.state for event in running.client.events(job.id) if event.state and event.state.finished]
     assert [JobState.SUCCEEDED] == ends
     files = sorted(f"blobs/{ref.blob[7:9]}/{ref.blob[7:]}" for ref in job.result.all())
-    eventually(lambda: files == running.left_on_disk())
+    assert running.settles_to(files), running.left_on_disk()
     report = running.client.report(job.id)
     assert report.provenance.artifact_sha256.removeprefix("sha256:") == job.result.artifact.blob[7:]
 
