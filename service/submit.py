@@ -92,24 +92,29 @@ def place(service: Service, order: Order) -> JobRecord:
 
 
 def _submit(service: Service, order: Order, manifest: SubmitManifest) -> str:
-    """The steps that leave traces. Whatever stops them, what they left is taken back."""
+    """The steps that leave traces. What stops them takes back what they left, unless the job may exist: Redis may
+    have queued it and lost its answer, and a queued job needs its files and its manifest."""
     settings = service.settings
-    created = False
+    keep = False
     try:
         for blob, upload in order.uploads.items():
             service.jobs.hold_blob(blob, order.owner, manifest.id)
             upload.commit()
         service.blobs.put_document(submit_key(manifest.id), manifest.model_dump_json().encode())
+        keep = True
         submitted = service.jobs.submit(
             manifest,
             max_queued=settings.max_queued_jobs,
             max_per_owner=settings.max_jobs_per_key,
             idempotency_seconds=settings.idempotency_seconds,
         )
-        created = submitted.created
+        keep = submitted.created
         return submitted.job_id
+    except EspalierError as error:
+        keep = keep and error.code == "state_unavailable"
+        raise
     finally:
-        if not created:
+        if not keep:
             _take_back(service, manifest.id)
 
 
