@@ -8,8 +8,9 @@ import pytest
 from schemas.errors import EspalierError
 from schemas.job import BlobRef, JobInputs
 from schemas.request import parse_options
+from service.app import listening_client
 from service.context import Service, new_job_id
-from service.events import Feed, listening_client
+from service.events import Feed
 from service.metrics import Metrics
 from service.submit import Order, place
 from state.blobs import open_blobs, submit_key
