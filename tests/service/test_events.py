@@ -92,7 +92,8 @@ def test_a_deleted_job_ends_its_stream(api: Api) -> None:
     assert "queued" in told(parse(text))
 
 
-def test_a_caller_who_leaves_is_noticed(api: Api) -> None:
+def test_a_caller_who_leaves_is_noticed(serve: Serve) -> None:
+    api = serve()  # of its own: a listener of the test before may not have been let go yet
     job_id = api.submit()
     free = api.service.feed._free
     with api.client.stream("GET", f"/jobs/{job_id}/events") as answer:
