@@ -30,10 +30,16 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+# This suite may itself run under make, whose flags and variables would reach the make under test.
+CLEAN = {
+    name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PYTEST_ARGS")
+}
+
+
 def make(folder: Path, *targets: str) -> list[str]:
     """The commands that the targets ran."""
     (folder / "log").write_text("")
-    subprocess.run(["make", *targets], cwd=folder, check=True, capture_output=True)
+    subprocess.run(["make", *targets], cwd=folder, env=CLEAN, check=True, capture_output=True)
     return (folder / "log").read_text().splitlines()
 
 
@@ -93,7 +99,7 @@ def test_the_ci_script_runs_the_readme_test_command_and_passes_failure_on(folder
     shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
     make(folder, "test")
     (folder / "log").write_text("")
-    assert 0 == subprocess.run([folder / ".ci/run"], check=False, capture_output=True).returncode
+    assert 0 == subprocess.run([folder / ".ci/run"], env=CLEAN, check=False, capture_output=True).returncode
     assert "python -m pytest" == (folder / "log").read_text().splitlines()[-1].strip()
     (folder / ".venv/bin/mypy").write_text("#!/bin/sh\nexit 1\n")
-    assert 1 == subprocess.run([folder / ".ci/run"], check=False, capture_output=True).returncode
+    assert 1 == subprocess.run([folder / ".ci/run"], env=CLEAN, check=False, capture_output=True).returncode
