@@ -89,8 +89,10 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _reason(error: OSError) -> str:
-    """The kernel's words; the socket module adds the address once more, and a name that is unknown has its own."""
-    return error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno)
+    """The kernel's words alone: the socket module adds the address once more. A name that is unknown has its own."""
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return str(error)
+    return os.strerror(error.errno)
 
 
 class _Folder:
