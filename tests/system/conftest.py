@@ -1,5 +1,6 @@
 """The whole service in real processes, and models made for it."""
 
+import os
 import subprocess
 import sys
 import time
@@ -34,7 +35,8 @@ class Running:
     def left_on_disk(self) -> list[str]:
         """Files of uploads, jobs at work and results; manifests and the empty lock are meant to stay."""
         folders = [self.home / name for name in ("blobs", "tmp")]
-        files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+        # os.walk, unlike rglob, goes on when a folder vanishes under it: workers tidy up meanwhile.
+        files = [Path(base) / name for folder in folders for base, _, names in os.walk(folder) for name in names]
         return sorted(str(path.relative_to(self.home)) for path in files if path.name != "work.lock")
 
     def settles_to(self, expected: list[str]) -> bool:
