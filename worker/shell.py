@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import sys
+import warnings
 
 from celery import Celery, signals
+from celery.exceptions import SecurityWarning
 
 from schemas.errors import EspalierError
 from state.bell import make_app, queue_name
@@ -34,6 +36,8 @@ def make_worker(settings: Settings, station: Station) -> Celery:
         worker_disable_prefetch=True,
         worker_proc_alive_timeout=POOL_START_SECONDS,
     )
+    # Celery warns root of pickled messages; ours are JSON and no other kind is accepted (state/bell.py).
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     add_tasks(app, station)
     life = _Life(station)
     signals.worker_init.connect(life.begin, weak=False)
