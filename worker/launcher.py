@@ -22,15 +22,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from schemas.errors import EspalierError, Failure
+from worker.engine.memory import is_out_of_memory
 from worker.orders import Line, Order, Work
 from worker.sandbox import confine, die_with_parent, unconfined
 
 RESULTS_FD = 3
 FAILED = 3
 MESSAGE_BYTES = 4096
-
-# How the libraries say that there is no memory; they raise plain RuntimeErrors.
-OUT_OF_MEMORY = ("allocate memory", "bad allocation", "bad_alloc", "out of memory", "can't start new thread")
 
 
 def serve(work: Work, arguments: list[str]) -> None:
@@ -124,7 +122,7 @@ def _obey(work: Work, order: Order) -> int:
 
 def _failure(error: Exception) -> Failure:
     text = " ".join(str(error).split())[:300]
-    if isinstance(error, MemoryError) or any(sign in text.lower() for sign in OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return EspalierError("job_out_of_memory", f"an allocation failed: {text or type(error).__name__}").failure
     return EspalierError("internal_error", f"{type(error).__name__}: {text}").failure
 

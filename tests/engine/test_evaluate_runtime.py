@@ -79,6 +79,27 @@ def test_a_model_that_does_not_run(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_model_that_there_is_no_memory_for(capfd):
+    """A tensor of 2^60 bytes: no machine has it."""
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["huge"]),
+        helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 6])],
+        [numpy_helper.from_array(np.array([2**58]), "size")],
+    )
+    built = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    with pytest.raises(EspalierError) as caught:
+        outputs(session(built), samples(2), None)
+    assert caught.value.code == "job_out_of_memory"
+    assert capfd.readouterr() == ("", "")
+
+
 def test_judging_two_models_in_step_is_scoring_each():
     given = samples(600)
     other = WEIGHTS + 0.3 * np.random.default_rng(2).normal(size=WEIGHTS.shape).astype(np.float32)

@@ -2,7 +2,7 @@
 
 In: a graph, a device and arrays for its inputs. Out: the outputs, and every value on its way to `visit`. An operator
 that has no torch form runs as a one-node onnxruntime session. Half precision is computed in single. Refused: a node
-that neither can run (`model_does_not_run`, naming the node).
+that neither can run (`model_does_not_run`, naming the node) or that there is no memory for (`job_out_of_memory`).
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 import torch
 
-from schemas.errors import EspalierError
 from worker.engine.graph import Array, Graph, Op
+from worker.engine.memory import run_failure, shortened
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import NoTorchForm
 
@@ -101,9 +101,7 @@ class Executor:
             except NoTorchForm:
                 pass
             except (RuntimeError, IndexError, TypeError) as error:
-                raise EspalierError(
-                    "model_does_not_run", " ".join(str(error).split())[:300], where=op.label()
-                ) from None
+                raise run_failure(error, shortened(error), where=op.label()) from None
         return self._in_onnxruntime(op, values, live)
 
     def _in_onnxruntime(self, op: Op, values: Sequence[Held | None], live: Mapping[str, Held]) -> Sequence[Held]:
@@ -115,7 +113,7 @@ class Executor:
                 self._nodes[op.index] = _session(self.graph, op, feeds)
             results = self._nodes[op.index].run([name for name in op.outputs if name], feeds)
         except Exception as error:  # onnxruntime raises many types, all of them about this node
-            raise EspalierError("model_does_not_run", " ".join(str(error).split())[:300], where=op.label()) from None
+            raise run_failure(error, shortened(error), where=op.label()) from None
         named = dict(zip([name for name in op.outputs if name], results, strict=True))
         return [hold(np.asarray(named[name]), self.device) if name else torch.empty(0) for name in op.outputs]
 

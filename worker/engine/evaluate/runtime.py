@@ -1,7 +1,8 @@
 """Runs a model in onnxruntime, on the CPU: sessions, outputs for samples, latency.
 
 In: a model as bytes or as a path (needed where it has external data), samples. Out: arrays, milliseconds. Refused: a
-model that onnxruntime cannot load or run, as `model_does_not_run` with onnxruntime's own words, shortened.
+model that onnxruntime cannot load or run, as `model_does_not_run` with onnxruntime's own words, shortened, or as
+`job_out_of_memory` where that is what they mean.
 """
 
 import re
@@ -18,6 +19,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as failures
 
 from schemas.errors import EspalierError
 from worker.engine.data import Samples
+from worker.engine.memory import run_failure
 
 Array: TypeAlias = NDArray[np.generic]
 Session: TypeAlias = ort.InferenceSession
@@ -45,7 +47,7 @@ def session(model: bytes | Path, threads: int = 1) -> Session:
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except RUN_FAILURES as error:
-        raise EspalierError("model_does_not_run", f"onnxruntime does not load it: {_shorten(error)}") from None
+        raise run_failure(error, f"onnxruntime does not load it: {_shorten(error)}") from None
 
 
 def fixed_batch(model: Session) -> int | None:
@@ -86,7 +88,7 @@ def run(model: Session, samples: Samples, names: Sequence[str]) -> dict[str, Arr
     try:
         found = model.run(list(names), dict(samples.inputs))
     except RUN_FAILURES as error:
-        raise EspalierError("model_does_not_run", f"onnxruntime does not run it: {_shorten(error)}") from None
+        raise run_failure(error, f"onnxruntime does not run it: {_shorten(error)}") from None
     return {name: np.asarray(array) for name, array in zip(names, found, strict=True)}
 
 
