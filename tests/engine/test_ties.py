@@ -20,6 +20,13 @@ def test_the_last_layer_stays_because_callers_rely_on_the_output(tmp_path: Path)
     )
 
 
+def test_a_layer_without_units_stays(tmp_path: Path) -> None:
+    nodes = [Node("MatMul", ["x", "w1"], "h"), Node("MatMul", ["h", "w2"], "y")]
+    weights = {"w1": np.zeros((4, 0), np.float32), "w2": np.zeros((0, 3), np.float32)}
+    told = reasons(model(nodes, weights, {"x": ("n", 4)}, ["y"]), tmp_path)
+    assert ("single_unit", "the layer has no unit at all") in told.values()
+
+
 def with_middle(*middle: Node, **weights: np.ndarray) -> onnx.ModelProto:
     """conv -> middle nodes -> conv -> pool -> fc."""
     nodes = [

@@ -81,7 +81,11 @@ def analyse(graph: Graph, seen: Seen) -> Analysis:
     for layer in layers:
         if (layer.weight, layer.axis) in grouped:
             continue
-        component = labels[ties.points((layer.weight, layer.axis))[0]]
+        points = ties.points((layer.weight, layer.axis))
+        if not len(points):
+            stays.append(Stay(layer, "single_unit", "the layer has no unit at all"))
+            continue
+        component = labels[points[0]]
         if pins[component] >= 0:
             pin = ties.pins[pins[component]]
             stays.append(Stay(layer, pin.code, pin.message))
