@@ -124,7 +124,7 @@ class Policy:
         if not (is_loopback(_without_port(host)) or (self.public_host and host == self.public_host)):
             raise EspalierError("host_forbidden", f"The request asks for the host {host[:100]!r}.", where="Host")
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() not in {host, self.public_host} - {""}:
+        if origin is not None and _netloc(origin) not in {host, self.public_host} - {""}:
             raise EspalierError("origin_forbidden", f"The request comes from {origin[:100]!r}.", where="Origin")
 
 
@@ -168,6 +168,14 @@ class Gate:
 def _key_in(headers: Headers) -> str:
     scheme, _, value = headers.get("authorization", "").partition(" ")
     return value.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "").strip()
+
+
+def _netloc(origin: str) -> str:
+    """Host and port of an Origin; of a malformed one nothing, which is nobody's."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _without_port(host: str) -> str:

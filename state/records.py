@@ -4,6 +4,7 @@ In: the fields of a job's hash, the entries of its stream. Out: frozen values. R
 valid by construction.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,7 @@ from schemas.errors import Failure
 from schemas.job import JobEvent, JobResult, JobState, Progress, ResultManifest, SubmitManifest
 
 Queue = Literal["cpu", "gpu"]
+STREAM_ID = re.compile(r"[0-9]{1,20}-[0-9]{1,20}")
 QUEUES: tuple[Queue, ...] = ("cpu", "gpu")
 
 
@@ -126,6 +128,11 @@ def entries(said: Any) -> Sequence[tuple[str, Mapping[str, str]]]:
         (batches,) = said.values()
         return [entry for batch in batches for entry in batch]
     return said[0][1]  # type: ignore[no-any-return]  # one stream was asked for
+
+
+def is_event_id(text: str) -> bool:
+    """Whether Redis would take it for an entry's id: two numbers of 64 bits."""
+    return STREAM_ID.fullmatch(text) is not None and all(int(part) < 2**64 for part in text.split("-"))
 
 
 def event(event_id: str, fields: Mapping[str, str]) -> JobEvent:

@@ -25,14 +25,13 @@ from service.openapi import problems
 from service.views import etag_of, job_of
 from state.blobs import result_key
 from state.reaper import discard
-from state.records import JobRecord
+from state.records import JobRecord, is_event_id
 
 router = APIRouter(tags=["jobs"])
 
 MAX_WAIT_SECONDS = 60
 MAX_PAGE = 200
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-_EVENT_ID = re.compile(r"\d{1,20}-\d{1,20}")
 # The report is drawn from names in the uploaded model: it may show, and do nothing else.
 _REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 _REPORT_TYPES = {"application/json": "json", "text/html": "html", "text/markdown": "md"}
@@ -162,7 +161,7 @@ async def follow_job(
     last_event_id: Annotated[str, Header(description="Replays what came after this event.")] = BEGINNING,
 ) -> Response:
     """Server-sent events `state` and `progress`, from the first or after `Last-Event-ID`, up to the end of the job."""
-    if not _EVENT_ID.fullmatch(last_event_id):
+    if not is_event_id(last_event_id):
         raise EspalierError("request_invalid", f"{last_event_id[:100]!r} is no event's id", where="Last-Event-ID")
     record = await run_in_threadpool(_found, service, job_id, owner)
     service.feed.check_room()

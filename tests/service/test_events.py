@@ -69,7 +69,7 @@ def test_a_broken_connection_goes_on_exactly_where_it_broke(api: Api) -> None:
     assert 204 == api.client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": whole[-1].id}).status_code
 
 
-@pytest.mark.parametrize("last", ["x", "1", "0-0; x", "-1-0"])
+@pytest.mark.parametrize("last", ["x", "1", "0-0; x", "-1-0", f"{2**64}-0", f"0-{2**64}"])
 def test_ids_that_are_none(api: Api, last: str) -> None:
     answer = api.client.get(f"/jobs/{api.submit()}/events", headers={"Last-Event-ID": last})
     assert (422, "request_invalid") == (answer.status_code, answer.json()["code"])

@@ -112,6 +112,8 @@ def test_jobs_and_blobs_of_another_key_are_not_there(serve: Serve, keys: Path) -
         ("localhost:{port}", "https://evil.example.com", "origin_forbidden"),
         ("localhost:{port}", "http://localhost:9", "origin_forbidden"),
         ("localhost:{port}", "null", "origin_forbidden"),
+        ("localhost:{port}", "http://[", "origin_forbidden"),
+        ("localhost:{port}", "http://[localhost]:{port}", "origin_forbidden"),
     ],
 )
 def test_without_keys_only_this_machine_may_ask(
