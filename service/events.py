@@ -18,7 +18,7 @@ from starlette.concurrency import run_in_threadpool
 
 from schemas.errors import EspalierError
 from schemas.job import JobEvent
-from state.jobs import JobStore
+from state.jobs import JobStore, unwell
 from state.records import entries, event
 
 KEEP_ALIVE_SECONDS = 10.0
@@ -90,7 +90,7 @@ class Feed:
                 return None
             raise EspalierError("state_unavailable", f"Redis has not answered for {seconds:g} s")
         except (RedisError, OSError) as error:
-            raise EspalierError("state_unavailable", f"Redis: {type(error).__name__}: {error}") from error
+            raise unwell(error) from error
         finally:
             asked.cancel()
             stop.cancel()

@@ -77,7 +77,16 @@ def _spoken() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise EspalierError("state_unavailable", f"Redis: {type(error).__name__}: {error}") from error
+        raise unwell(error) from error
+
+
+def unwell(error: redis.RedisError | OSError) -> EspalierError:
+    """The failure as callers see it. Whoever cannot reach Redis is told its address by the error; our log is, nobody
+    else."""
+    shown = f"Redis: {error}" if isinstance(error, redis.ResponseError) else f"Redis: {type(error).__name__}"
+    failure = EspalierError("state_unavailable", shown)
+    failure.args = (f"state_unavailable: Redis: {type(error).__name__}: {error}",)
+    return failure
 
 
 class JobStore:

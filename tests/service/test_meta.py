@@ -83,6 +83,8 @@ def test_everything_that_needs_redis_says_so_at_once(serve: Serve) -> None:
         answer = api.client.request(method, path, files=files)
         told = (answer.status_code, answer.json()["code"], "Retry-After" in answer.headers)
         assert (method, path, 503, "state_unavailable", True) == (method, path, *told)
+        assert "nowhere" not in answer.text
+    assert "Redis: ConnectionError" == api.client.get("/readyz").json()["redis"]["detail"]
     assert [] == api.files()
 
 
