@@ -49,10 +49,14 @@ def task_of(arguments: argparse.Namespace) -> Task:
     for path in arguments.report:
         if path.suffix.lower() not in KINDS:
             raise UsageError(f"--report {path}: the suffix chooses the form; use .json, .html or .md")
+    out = arguments.out or Path(f"{arguments.model.stem}.pruned.onnx")
+    read = {path.resolve() for path in (arguments.model, arguments.data, arguments.eval, *external.values()) if path}
+    for path in (out, *arguments.report):
+        if path.resolve() in read:
+            raise UsageError(f"{path} would be overwritten, and it is read as an input; write somewhere else")
     request = gather(arguments.options, arguments.set)
     if request.needs_data() and arguments.data is None:
         raise EspalierError("calibration_required", "add --data CAL.npz", where="--data")
-    out = arguments.out or Path(f"{arguments.model.stem}.pruned.onnx")
     return Task(request, arguments.model, arguments.data, arguments.eval, external, out, tuple(arguments.report))
 
 

@@ -109,6 +109,17 @@ def test_usage_is_exit_code_2(
     assert words in capsys.readouterr().err
 
 
+def test_an_input_is_not_overwritten(
+    local: Callable[..., int], example: Example, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "link.onnx").symlink_to(example.model)
+    before = example.model.read_bytes()
+    for out in (example.model, tmp_path / "link.onnx"):
+        assert 2 == local("--out", str(out))
+        assert "is read as an input" in capsys.readouterr().err
+    assert before == example.model.read_bytes()
+
+
 def test_data_that_is_needed_is_asked_for_before_anything_starts(
     example: Example, capsys: pytest.CaptureFixture[str]
 ) -> None:
