@@ -27,7 +27,8 @@ def workspace(home: Path, name: str) -> Iterator[Path]:
             folder.mkdir(parents=True)
             lock = _locked(folder)
     except OSError as error:
-        raise EspalierError("storage_unavailable", str(error), where="tmp/work") from error
+        detail = f"{type(error).__name__}: {error.strerror or error}"
+        raise EspalierError("storage_unavailable", detail, where="tmp/work") from error
     try:
         yield folder
     finally:

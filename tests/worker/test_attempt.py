@@ -320,6 +320,14 @@ def test_only_folders_of_dead_workers_are_swept(tmp_path: Path) -> None:
     assert [] == list((tmp_path / "tmp" / "work").iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_no_storage_and_names_no_path(tmp_path: Path) -> None:
+    (tmp_path / "tmp").write_text("in the way")
+    with pytest.raises(EspalierError) as caught, workspace(tmp_path, "job"):
+        pass
+    told = caught.value.failure
+    assert ("storage_unavailable", "tmp/work", "FileExistsError: File exists") == (told.code, told.where, told.detail)
+
+
 def test_resident_memory_counts_the_whole_family() -> None:
     before = resident_bytes(os.getpid())
     held = b"x" * (50 * MEBI)
