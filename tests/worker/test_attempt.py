@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from obstore.store import MemoryStore
 
+from schemas.errors import EspalierError
 from schemas.job import JobState, ResultManifest
 from state.blobs import LocalBlobs, result_key, submit_key
 from state.jobs import JobRecord, JobStore, connect
