@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import importlib.metadata
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -23,6 +24,8 @@ from service.prune_command import UsageError, prune
 from service.summary import criteria_text, job_lines
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
+# What service/auth.py reads; a bare install cannot import it.
+KEY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 USAGE_CODES = ("options_invalid", "options_not_json", "calibration_required")
 
 EPILOG = "Exit codes: 0 done; 1 a constraint was not met; 2 usage; 3 the job or the service failed; 130 interrupted."
@@ -201,8 +204,8 @@ def rebuild_index(arguments: argparse.Namespace) -> int:
 
 def new_key(arguments: argparse.Namespace) -> int:
     name = arguments.name
-    if not name.replace("-", "").replace("_", "").replace(".", "").isalnum() or not name.isascii():
-        raise UsageError(f"a key's name is letters, digits, '-', '_' and '.'; got {name!r}")
+    if not KEY_NAME.fullmatch(name):
+        raise UsageError(f"a key's name is 1 to 64 letters, digits, '-', '_' and '.'; got {name!r}")
     key = f"esp_{secrets.token_urlsafe(32)}"
     print(f"key (shown once): {key}")
     print(f"keys file line:   {name}:{hashlib.sha256(key.encode()).hexdigest()}")

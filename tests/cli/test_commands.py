@@ -93,7 +93,7 @@ def test_a_key_is_new_each_time_and_its_line_holds_its_hash(capsys: pytest.Captu
     assert key not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["", "a:b", "a b", "ü", "#x"])
+@pytest.mark.parametrize("name", ["", "a:b", "a b", "ü", "#x", "a" * 65])
 def test_a_name_that_breaks_the_keys_file_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 == main(["keys", "new", name])
     assert "letters, digits" in capsys.readouterr().err
