@@ -13,6 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from schemas.criteria import CRITERIA, Criterion, Distinctiveness
 from schemas.errors import EspalierError, FieldError, nearest
 
+# An answer is not much longer than what it answers: nobody reads the rest.
+MAX_COMPLAINTS = 50
+MAX_KEY_CHARACTERS = 100
+
 Share = Annotated[float, Field(gt=0, lt=1)]
 AmountKind = Literal["threshold", "remove_units", "remove_weights", "keep_macs", "keep_parameters"]
 
@@ -172,26 +176,34 @@ def parse_options(raw: str | bytes | Mapping[str, Any]) -> PruneRequest:
     except ValidationError as error:
         errors = tuple(explain(error))
         detail = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in errors)
+        if error.error_count() > len(errors):
+            detail += f"; and {error.error_count() - len(errors)} more"
         raise EspalierError("options_invalid", detail, where="options", errors=errors) from None
 
 
 def explain(error: ValidationError) -> list[FieldError]:
-    """Every complaint of pydantic as a pointer and a sentence; an unknown key names the nearest known one."""
+    """The first complaints of pydantic, each a pointer and a sentence; an unknown key names the nearest known one."""
     return [
         FieldError(pointer=_pointer(problem["loc"]), detail=_sentence(problem["type"], problem["loc"], problem["msg"]))
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)
+        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_COMPLAINTS]
     ]
 
 
 def _pointer(loc: tuple[int | str, ...]) -> str:
     """The path in the caller's document: the tag that pydantic inserts for a union is not part of it."""
     parts = [part for i, part in enumerate(loc) if not (i == 1 and loc[0] == "criterion" and part in CRITERIA)]
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+    return "".join("/" + _short(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _short(part: int | str) -> str:
+    """A key as it was sent, unless it is longer than any key of ours could be meant to be."""
+    return str(part)[:MAX_KEY_CHARACTERS]
 
 
 def _sentence(kind: str, loc: tuple[int | str, ...], message: str) -> str:
     if kind == "extra_forbidden":
-        return f"unknown option {str(loc[-1])!r}; {nearest(str(loc[-1]), _known(loc[:-1]))}"
+        key = _short(loc[-1])
+        return f"unknown option {key!r}; {nearest(key, _known(loc[:-1]))}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return f"`name` must be one of {', '.join(CRITERIA)}"
     return message.removeprefix("Value error, ")

@@ -96,6 +96,15 @@ def test_external_data_stay_in_their_folder(api: Api, location: str) -> None:
     assert (422, "request_invalid") == (answer.status_code, answer.json()["code"])
 
 
+@pytest.mark.parametrize("options", [{f"k{number}": 1 for number in range(5000)}, {"k" * 500_000: 1}])
+def test_a_refusal_is_not_much_longer_than_what_is_wrong(api: Api, options: dict[str, int]) -> None:
+    answer = api.client.post("/prune", files={"model": b"m"}, data={"options": json.dumps(options)})
+    told = answer.json()
+    assert (422, "options_invalid", min(len(options), 50)) == (answer.status_code, told["code"], len(told["errors"]))
+    assert len(answer.content) < 20_000
+    assert ("; and 4950 more" in told["detail"]) == (len(options) == 5000)
+
+
 @pytest.mark.parametrize(
     ("body", "code", "pointer", "says"),
     [
