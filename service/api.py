@@ -6,6 +6,7 @@ cannot be had.
 """
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -26,6 +27,8 @@ def main() -> int:
     except EspalierError as error:
         print(error, file=sys.stderr)
         return 2
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("espalier.http").setLevel(logging.INFO)
     sockets = [socket.socket(fileno=descriptor)] if descriptor is not None else None
     make_server(app, settings).run(sockets=sockets)
     return 0

@@ -51,9 +51,8 @@ class Observe:
             seconds = time.perf_counter() - started
             self.metrics.observe(str(scope["method"]), route, exchange.status, seconds)
             owner = scope["state"].get("owner", "-")
-            log.info(
-                "%s %s %s %d %.3fs %s", request_id, scope["method"], scope["path"], exchange.status, seconds, owner
-            )
+            path = ascii(scope["path"])  # a path may hold decoded line ends, which would forge lines
+            log.info("%s %s %s %d %.3fs %s", request_id, scope["method"], path, exchange.status, seconds, owner)
 
     async def _answer(self, scope: Scope, exchange: "_Exchange", request_id: str) -> None:
         """The edge of the process: the one place that catches whatever comes."""
@@ -62,7 +61,7 @@ class Observe:
         except ClientDisconnect:
             log.info("%s the caller went away", request_id)
         except Exception as error:
-            log.exception("%s %s %s", request_id, scope["method"], scope["path"])
+            log.exception("%s %s %s", request_id, scope["method"], ascii(scope["path"]))
             if exchange.status:
                 raise
             detail = f"The service failed on this request ({type(error).__name__}); its log has more."

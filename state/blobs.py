@@ -10,6 +10,7 @@ file away.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import re
@@ -24,6 +25,7 @@ from schemas.errors import EspalierError
 from state.settings import Settings
 
 CHUNK_BYTES = 1024 * 1024
+UNLOCKED_SECONDS = 60.0  # far longer than from the making of a file to its lock
 BLOB_NAME = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -117,10 +119,12 @@ class BlobWriter:
         self._store = store
         self._hash = hashlib.sha256()
         self.bytes = 0
+        self._synced = False
         self.path = folder / f"upload-{secrets.token_hex(16)}"
         with stored("tmp"):
             folder.mkdir(parents=True, exist_ok=True)
             self._file: BinaryIO | None = self.path.open("xb")
+            fcntl.flock(self._file, fcntl.LOCK_EX)  # until it is in its place: see `sweep_uploads`
 
     @property
     def sha(self) -> str:
@@ -130,6 +134,7 @@ class BlobWriter:
     def write(self, chunk: bytes) -> None:
         """Add a chunk."""
         assert self._file is not None
+        assert not self._synced
         with stored("tmp"):
             self._file.write(chunk)
         self._hash.update(chunk)
@@ -142,6 +147,7 @@ class BlobWriter:
             raise EspalierError("blob_hash_mismatch", f"the body hashes to {self.sha}", where=expected_sha)
         self.sync()
         self._store.place(self.path, self.sha)
+        self._close()
         return self.sha, self.bytes
 
     def sync(self) -> None:
@@ -150,17 +156,19 @@ class BlobWriter:
         with stored("tmp"):
             self._file.flush()
             os.fsync(self._file.fileno())
-            self._file.close()
-        self._file = None
+        self._synced = True
 
     def abort(self) -> None:
         """Forget what was written; does nothing after `commit`."""
+        self._close()
+        with contextlib.suppress(OSError):
+            self.path.unlink()
+
+    def _close(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._file.close()
             self._file = None
-        with contextlib.suppress(OSError):
-            self.path.unlink()
 
     def __enter__(self) -> Self:
         return self
@@ -169,6 +177,18 @@ class BlobWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.abort()
+
+
+def sweep_uploads(home: Path, now: float) -> list[str]:
+    """Remove uploads whose writer died; their names. A living writer holds a lock, a young file perhaps not yet."""
+    removed = []
+    for path in sorted((home / "tmp").glob("upload-*")):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if now - os.fstat(file.fileno()).st_mtime > UNLOCKED_SECONDS:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+                removed.append(path.name)
+    return removed
 
 
 class LocalBlobs:

@@ -6,10 +6,11 @@ bells rung again, files of orphaned blobs deleted. Any number of reapers may run
 
 import logging
 import threading
+import time
 
 from schemas.errors import EspalierError
 from state.bell import Bell
-from state.blobs import BlobStore, result_key
+from state.blobs import BlobStore, result_key, sweep_uploads
 from state.jobs import JobStore, Orphans, Reaped
 from state.settings import Settings
 
@@ -60,6 +61,8 @@ class Reaper(threading.Thread):
         for job_id, queue in found.ring:
             self._bell.ring(job_id, queue)
         discard(self._store, self._blobs, found.orphans)
+        for name in sweep_uploads(self._settings.home, time.time()):
+            log.info("removed %s, whose writer died", name)
         return found
 
     def stop(self) -> None:

@@ -63,7 +63,7 @@ class Station:
         launcher.start()
         store, blobs = JobStore(connect(self.settings.redis_url)), open_blobs(self.settings)
         self._place = Workplace(self.settings, store, blobs, launcher)
-        for name in sweep(self.settings.home, time.time()):
+        for name in sweep(self.settings.home):
             log.info("removed %s, which a dead worker left behind", name)
         threading.Thread(target=self._beat, args=(store,), name="heartbeat", daemon=True).start()
         Reaper(store, blobs, Bell(self.settings), self.settings).start()

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from schemas.errors import EspalierError
 
-UPLOADS_KEPT_SECONDS = 86400.0
-
 
 @contextmanager
 def workspace(home: Path, name: str) -> Iterator[Path]:
@@ -36,8 +34,8 @@ def workspace(home: Path, name: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def sweep(home: Path, now: float) -> list[str]:
-    """Remove folders whose worker is dead, and uploads that broke off long ago; their names."""
+def sweep(home: Path) -> list[str]:
+    """Remove folders whose worker is dead; their names."""
     removed = []
     with _alone(home):
         for folder in sorted((home.resolve() / "tmp" / "work").glob("*")):
@@ -46,11 +44,6 @@ def sweep(home: Path, now: float) -> list[str]:
                 shutil.rmtree(folder, ignore_errors=True)
                 os.close(lock)
                 removed.append(folder.name)
-    for upload in sorted((home.resolve() / "tmp").glob("upload-*")):
-        with contextlib.suppress(OSError):
-            if now - upload.stat().st_mtime > UPLOADS_KEPT_SECONDS:
-                upload.unlink()
-                removed.append(upload.name)
     return removed
 
 

@@ -211,3 +211,13 @@ def test_the_reference_names_every_route() -> None:
     for path, methods in create_app(Settings()).openapi()["paths"].items():
         for method in methods:
             assert f"`{method.upper()} {path}`" in text
+
+
+def test_each_request_is_one_line_of_the_log(api: Api, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="espalier.http"):
+        answer = api.client.get("/a%0d%0aFAKE%20line", headers={"X-Request-ID": "mine"})
+        assert 404 == answer.status_code
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("mine ")]
+    assert 1 == len(lines)
+    assert r"mine GET '/a\r\nFAKE line' 404 " in lines[0]
+    assert "\n" not in lines[0]

@@ -1,12 +1,13 @@
 """Both kinds of storage do the same: a folder, and an object store (obstore's own, in memory)."""
 
 import hashlib
+import time
 from pathlib import Path
 
 import pytest
 from obstore.store import MemoryStore
 
-from state.blobs import BlobStore, LocalBlobs, blob_key, open_blobs
+from state.blobs import BlobStore, LocalBlobs, blob_key, open_blobs, sweep_uploads
 from state.object_blobs import ObjectBlobs
 from state.settings import Settings
 from tests.state.manifests import refused, sha
@@ -148,3 +149,16 @@ def test_a_local_path_outlives_the_replacement_and_the_deletion_of_the_blob(tmp_
     assert before != blobs.local_path(NAME, tmp_path).stat().st_ino, "the blob itself was replaced"
     blobs.delete(NAME)
     assert CONTENT == path.read_bytes()
+
+
+def test_only_uploads_whose_writer_died_are_swept(tmp_path: Path) -> None:
+    store = LocalBlobs(tmp_path)
+    with store.writer() as alive:
+        alive.write(b"slow")
+        alive.sync()
+        dead = tmp_path / "tmp" / "upload-dead"
+        dead.write_bytes(b"half")
+        later = time.time() + 100
+        assert [] == sweep_uploads(tmp_path, time.time())
+        assert ["upload-dead"] == sweep_uploads(tmp_path, later)
+        assert (alive.sha, 4) == alive.commit()
