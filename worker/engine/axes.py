@@ -13,21 +13,23 @@ from scipy.sparse.csgraph import connected_components
 
 from worker.engine.graph import Graph, Op
 from worker.engine.ops import RULES
+from worker.engine.quantised import dequantises_constant, stored
 from worker.engine.ties import Axis, Consume, Points, Produce, Seen, Ties
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """An operator with a constant weight. `axis` is where the weight's units lie."""
+    """An operator with a constant weight. `axis` is where the weight's units lie, `parts` indices each."""
 
     name: str
     op: Op
     weight: str
     axis: int
+    parts: int
     aliases: tuple[str, ...]  # the names a user may call it by
 
     def constants(self, graph: Graph) -> tuple[str, ...]:
-        return tuple(name for name in self.op.inputs if name in graph.constants)
+        return tuple(source for name in self.op.inputs if (source := stored(graph, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +46,14 @@ class Group:
 
     def read_sites(self) -> tuple[Axis, ...]:
         """Where the consumers read the units: tensors and axes, each once."""
-        return tuple(dict.fromkeys((one.op.inputs[one.slot], one.axis) for one in self.consumers))
+        return tuple(dict.fromkeys(one.read() for one in self.consumers))
 
     def weight_sites(self) -> tuple[Consume, ...]:
-        """The consumers, each weight once: a shared weight is changed once."""
-        return tuple({(one.weight, one.weight_axis): one for one in self.consumers}.values())
+        """The consumers whose weights can take over what a removed unit gave. A shared weight is changed once; one
+        that also makes the units (tied embeddings) is not changed: they would change with it."""
+        made = {(one.weight, one.axis) for one in self.producers}
+        found = {(one.weight, one.weight_axis): one for one in self.consumers if one.weight}
+        return tuple(one for key, one in found.items() if key not in made)
 
 
 @dataclass(frozen=True)
@@ -76,10 +81,11 @@ def analyse(graph: Graph, seen: Seen) -> Analysis:
     layers = _layers(ties)
     by_op = {layer.op.index: layer for layer in layers}
     groups, unread = _groups(ties, labels, pins, by_op)
-    grouped = {axis for group in groups for axis in group.sites}
+    axes = {axis for group in groups for axis in group.sites}
+    grouped = {one.op.index for one in ties.produced if (one.weight, one.axis) in axes}
     stays = []
     for layer in layers:
-        if (layer.weight, layer.axis) in grouped:
+        if layer.op.index in grouped:
             continue
         component = labels[ties.points((layer.weight, layer.axis))[0]]
         if pins[component] >= 0:
@@ -96,7 +102,7 @@ def tie_all(graph: Graph, seen: Seen) -> Ties:
     for op in graph.ops:
         ties.spoken.clear()
         rule = RULES.get(op.key)
-        if op.outputs[0] in graph.static:
+        if op.outputs[0] in graph.static and not dequantises_constant(graph, op):
             silent = "computed_constant", f"{op.label()} computes a constant, which keeps its size"
         elif rule is not None and not op.captures:
             rule.tie(op, ties)
@@ -134,7 +140,7 @@ def _first_pins(ties: Ties, labels: Points) -> Points:
 def _layers(ties: Ties) -> tuple[Layer, ...]:
     taken: set[str] = set()
     layers = []
-    for produce in ties.produced:
+    for produce in {one.op.index: one for one in reversed(ties.produced)}.values():  # the first of each operator
         op, weight = produce.op, produce.weight
         node = op.node.name or ""
         if weight.endswith(".weight"):
@@ -144,8 +150,8 @@ def _layers(ties: Ties) -> tuple[Layer, ...]:
         unique = name if name not in taken else f"{name}#{op.index}"
         taken.add(unique)
         aliases = tuple(dict.fromkeys(one for one in (unique, name, node, weight) if one))
-        layers.append(Layer(unique, op, weight, produce.axis, aliases))
-    return tuple(layers)
+        layers.append(Layer(unique, op, weight, produce.axis, produce.parts, aliases))
+    return tuple(sorted(layers, key=lambda layer: layer.op.index))
 
 
 Blocked = dict[int, tuple[str, str]]
@@ -157,16 +163,16 @@ def _groups(ties: Ties, labels: Points, pins: Points, layers: Mapping[int, Layer
     blocked: Blocked = {}
     for components, sites in _alike(ties, labels, pins):
         producers = tuple(one for one in ties.produced if (one.weight, one.axis) in sites and not one.carried)
-        consumers = tuple(one for one in ties.consumed if (one.weight, one.weight_axis) in sites)
+        consumers = tuple(one for one in ties.consumed if one.read() in sites)
         if not producers:
             continue
         if not consumers:
-            reason = "not_read", "no layer with constant weights reads its units"
+            reason = "not_read", "no layer reads its units"
             blocked |= {int(component): reason for component in components}
             continue
         if len(components) < 2:
             continue
-        made = tuple(layers[one.op.index] for one in producers)
+        made = tuple(dict.fromkeys(layers[one.op.index] for one in producers))
         number = sum(group.layers[0] is made[0] for group in groups)
         readers = tuple(dict.fromkeys(layers[one.op.index].name for one in consumers if one.op.index in layers))
         name = made[0].name if not number else f"{made[0].name}[{number + 1}]"

@@ -118,8 +118,8 @@ def _layers(subject: Subject, work: Work, whole: ShapeOf, after: ShapeOf) -> Ite
         yield LayerChange(
             name=layer.name,
             op_type=layer.op.key,
-            units_before=whole(layer.weight)[layer.axis],
-            units_after=after(layer.weight)[layer.axis],
+            units_before=whole(layer.weight)[layer.axis] // layer.parts,
+            units_after=after(layer.weight)[layer.axis] // layer.parts,
             parameters_before=cost.parameters(graph, whole, names),
             parameters_after=cost.parameters(graph, after, names),
             nonzero_after=sum(_nonzero(subject, work, name) for name in names if cost.is_parameter(graph, name)),

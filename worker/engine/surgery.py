@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from schemas.request import PruneRequest
+from worker.engine import cost
 from worker.engine.axes import Group
 from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph
@@ -85,12 +86,23 @@ def masks(ties: Ties, groups: Iterable[Group], gone: Gone) -> dict[tuple[int, in
             name = consume.op.inputs[consume.slot]
             shape = [1] * len(ties.shape(name))
             shape[consume.axis] = ties.shape(name)[consume.axis]
-            mask = np.ones(shape[consume.axis], dtype=ties.graph.constants[consume.weight].dtype)
+            mask = np.ones(shape[consume.axis], dtype=_dtype(ties, name, consume.weight))
             mask[group.sites[name, consume.axis][units].ravel()] = 0
             key = consume.op.index, consume.slot
             mask = mask.reshape(shape)
             found[key] = np.minimum(mask, found[key]) if key in found else mask
     return found
+
+
+def _dtype(ties: Ties, name: str, weight: str) -> np.dtype[np.generic]:
+    """The type of the numbers read at `name`. The executor sees half precision as single; constants tell."""
+    constants = ties.graph.constants
+    if weight:
+        return constants[weight].dtype
+    seen = ties.seen.dtypes[name]
+    kept = {array.dtype for array in constants.values() if cost.is_real(array)}
+    halves = {dtype for dtype in kept if dtype.itemsize == 2}
+    return halves.pop() if seen == np.float32 and len(halves) == 1 and seen not in kept else seen
 
 
 def comparable_outputs(graph: Graph) -> tuple[str, ...]:

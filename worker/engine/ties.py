@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engine.graph import Array, Graph, Op
+from worker.engine.quantised import stored
 
 Points = npt.NDArray[np.int64]
 Axis = tuple[str, int]  # a tensor and one of its dimensions
@@ -29,23 +30,33 @@ class Seen:
 @dataclass(frozen=True)
 class Produce:
     """An operator makes the units of `weight`'s axis: that slice of the weight is the unit's incoming weights.
-    `carried`: it only passes them on, with a weight for each (depthwise)."""
+    `carried`: it only passes them on, with a weight for each (depthwise). `parts`: the indices of one unit (gates)."""
 
     op: Op
     weight: str
     axis: int
     carried: bool = False
+    parts: int = 1
 
 
 @dataclass(frozen=True)
 class Consume:
-    """An operator contracts an axis of its input against an axis of a constant weight."""
+    """An operator contracts an axis of what it reads at `slot`: a unit that reads as zero there is without effect.
+
+    `weight` is the constant that it is contracted against; "" where that is computed or quantised: a mask is exact all
+    the same, but nothing can be handed over to the units that stay. `state` is where the units can be seen that a
+    recurrent operator reads of itself; its slot is the recurrent weight's, whose columns are the reading."""
 
     op: Op
     slot: int
     axis: int
-    weight: str
-    weight_axis: int
+    weight: str = ""
+    weight_axis: int = 0
+    state: Axis | None = None
+
+    def read(self) -> Axis:
+        """The tensor and axis that hold what is read."""
+        return self.state or (self.op.inputs[self.slot], self.axis)
 
 
 @dataclass(frozen=True)
@@ -102,13 +113,14 @@ class Ties:
         self.pins.append(Pin(self.points(axis), code, message))
         self.speak(axis)
 
-    def produce(self, op: Op, weight: str, axis: int, carried: bool = False) -> None:
-        if weight in self.graph.constants:
-            self.produced.append(Produce(op, weight, axis, carried))
+    def produce(self, op: Op, weight: str, axis: int, carried: bool = False, parts: int = 1) -> None:
+        """Where the weight is stored in the file, as numbers or quantised."""
+        if source := stored(self.graph, weight):
+            self.produced.append(Produce(op, source, axis, carried, parts))
 
-    def consume(self, op: Op, slot: int, axis: int, weight: str, weight_axis: int) -> None:
-        """Contract an input's axis; against a weight that is no constant there is nothing to cut exactly: a pin."""
-        if weight in self.graph.constants:
-            self.consumed.append(Consume(op, slot, axis, weight, weight_axis))
-        else:
-            self.pin((op.inputs[slot], axis), "dynamic_product", f"{op.label()} multiplies it with computed values")
+    def consume(
+        self, op: Op, slot: int, axis: int, weight: str = "", weight_axis: int = 0, state: Axis | None = None
+    ) -> None:
+        """Contract an input's axis. The caller has tied it to the same axis of what it is contracted against."""
+        known = weight in self.graph.constants
+        self.consumed.append(Consume(op, slot, axis, weight if known else "", weight_axis if known else 0, state))

@@ -3,7 +3,7 @@
 An operator that is not here pins every axis it touches and is computed by onnxruntime.
 """
 
-from worker.engine.ops import convolution, elementwise, layout, normalisation, pooling, products
+from worker.engine.ops import convolution, elementwise, layout, normalisation, pooling, products, recurrent
 from worker.engine.ops.rule import Rule
 
 RULES: dict[str, Rule] = {
@@ -13,4 +13,5 @@ RULES: dict[str, Rule] = {
     **normalisation.RULES,
     **pooling.RULES,
     **products.RULES,
+    **recurrent.RULES,
 }
