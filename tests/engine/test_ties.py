@@ -96,15 +96,16 @@ def test_a_weight_that_is_computed_from_another_keeps_its_size(tmp_path: Path) -
 
 
 def test_silence_pins(tmp_path: Path) -> None:
-    """A Reshape that splits an axis says nothing of it yet: the layer stays, and says why."""
+    """(2, 5) read as (5, 2) have no factors in common: a Reshape says nothing of them, the layer stays and says why."""
     nodes = [
         gemm("fc1", "x", "h"),
         Node("Reshape", ["h", "split"], "r"),
-        Node("Reshape", ["r", "join"], "j"),
+        Node("Reshape", ["r", "other"], "o"),
+        Node("Reshape", ["o", "join"], "j"),
         gemm("fc2", "j", "y"),
     ]
     weights = {**layer("fc1", 10, 12), **layer("fc2", 4, 10)}
-    shapes = {"split": np.array([0, 2, 5]), "join": np.array([0, 10])}
+    shapes = {"split": np.array([0, 2, 5]), "other": np.array([0, 5, 2]), "join": np.array([0, 10])}
     found = reasons(model(nodes, {**weights, **shapes}, {"x": ["N", 12]}, ["y"]), tmp_path)
     assert "axis_mixed" == found["fc1"][0]
 

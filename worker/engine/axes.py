@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from worker.engine.forks import components, first_pins, settle
 from worker.engine.graph import Graph, Op
 from worker.engine.ops import RULES
 from worker.engine.quantised import dequantises_constant, stored
@@ -76,8 +75,8 @@ class Analysis:
 def analyse(graph: Graph, seen: Seen) -> Analysis:
     """The groups of a graph and the reasons for what is in none."""
     ties = tie_all(graph, seen)
-    labels = _components(ties)
-    pins = _first_pins(ties, labels)
+    labels = components(ties)
+    pins = first_pins(ties, labels)
     layers = _layers(ties)
     by_op = {layer.op.index: layer for layer in layers}
     groups, unread = _groups(ties, labels, pins, by_op)
@@ -118,23 +117,8 @@ def tie_all(graph: Graph, seen: Seen) -> Ties:
         for port in ports:
             for axis in range(len(seen.shapes.get(port.name, ()))):
                 ties.pin((port.name, axis), code, f"{port.name!r} {what} of the model: callers rely on its size")
+    settle(ties)
     return ties
-
-
-def _components(ties: Ties) -> Points:
-    left = np.concatenate([*ties.left, np.empty(0, np.int64)])
-    right = np.concatenate([*ties.right, np.empty(0, np.int64)])
-    matrix = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(ties.total, ties.total))
-    labels: Points = connected_components(matrix, directed=False)[1].astype(np.int64)
-    return labels
-
-
-def _first_pins(ties: Ties, labels: Points) -> Points:
-    """For each component the index of the first pin that holds it, or -1."""
-    first = np.full(labels.max(initial=-1) + 1, -1, dtype=np.int64)
-    for index in range(len(ties.pins) - 1, -1, -1):
-        first[labels[ties.pins[index].points]] = index
-    return first
 
 
 def _layers(ties: Ties) -> tuple[Layer, ...]:
@@ -161,22 +145,22 @@ def _groups(ties: Ties, labels: Points, pins: Points, layers: Mapping[int, Layer
     """Free components by the axes they live on; then the components that are free but not prunable, and why."""
     groups: list[Group] = []
     blocked: Blocked = {}
-    for components, sites in _alike(ties, labels, pins):
+    for members, sites in _alike(ties, labels, pins):
         producers = tuple(one for one in ties.produced if (one.weight, one.axis) in sites and not one.carried)
         consumers = tuple(one for one in ties.consumed if one.read() in sites)
         if not producers:
             continue
         if not consumers:
             reason = "not_read", "no layer reads its units"
-            blocked |= {int(component): reason for component in components}
+            blocked |= {int(component): reason for component in members}
             continue
-        if len(components) < 2:
+        if len(members) < 2:
             continue
         made = tuple(dict.fromkeys(layers[one.op.index] for one in producers))
         number = sum(group.layers[0] is made[0] for group in groups)
         readers = tuple(dict.fromkeys(layers[one.op.index].name for one in consumers if one.op.index in layers))
         name = made[0].name if not number else f"{made[0].name}[{number + 1}]"
-        groups.append(Group(name, len(components), sites, producers, consumers, made, readers))
+        groups.append(Group(name, len(members), sites, producers, consumers, made, readers))
     return tuple(sorted(groups, key=lambda group: group.layers[0].op.index)), blocked
 
 

@@ -17,7 +17,7 @@ from worker.engine.axes import Group
 from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph
 from worker.engine.ops import RULES
-from worker.engine.ops.rule import ShapeOf
+from worker.engine.ops.rule import Cut, ShapeOf
 from worker.engine.ties import Axis, Points, Ties
 
 # Outputs of these are compared before them: two near-equal inputs may give quite different outputs.
@@ -52,9 +52,9 @@ def cut(
         rule = RULES.get(op.key)
         if rule is None or op.outputs[0] in graph.static:
             continue
-        follow = rule.follow(op, ties, after)
-        for attr, number in follow.attrs.items():
-            node.attributes[attr] = ir.AttrInt64(attr, number)
+        follow = rule.follow(op, ties, Cut(after, gone))
+        for attr, setting in follow.attrs.items():
+            _set_attribute(node, attr, setting)
         for slot, constant in follow.constants.items():
             _feed_constant(clone.graph, node, slot, constant)
     _resize_values(clone.graph, gone, after)
@@ -158,13 +158,24 @@ def _set_constant(graph: ir.Graph, name: str, array: Array) -> None:
 
 def _feed_constant(graph: ir.Graph, node: ir.Node, slot: int, array: Array) -> None:
     """Give one node its own constant at a slot; reuse the initializer where nobody else reads it."""
+    if slot >= len(node.inputs):
+        node.resize_inputs(slot + 1)
     old = node.inputs[slot]
-    assert old is not None
-    assert old.name is not None
-    if old.name in graph.initializers and len(list(old.uses())) == 1:
-        _set_constant(graph, old.name, array)
+    if old is not None and old.name in graph.initializers and len(list(old.uses())) == 1:
+        _set_constant(graph, str(old.name), array)
     else:
-        node.replace_input_with(slot, _constant(graph, f"{old.name}.{node.outputs[0].name}", array))
+        name = f"espalier.{slot}" if old is None else old.name
+        node.replace_input_with(slot, _constant(graph, f"{name}.{node.outputs[0].name}", array))
+
+
+def _set_attribute(node: ir.Node, name: str, setting: int | tuple[int, ...] | None) -> None:
+    match setting:
+        case None:
+            node.attributes.pop(name, None)
+        case int():
+            node.attributes[name] = ir.AttrInt64(name, setting)
+        case _:
+            node.attributes[name] = ir.AttrInt64s(name, setting)
 
 
 def _resize_values(graph: ir.Graph, gone: Mapping[Axis, Points], after: ShapeOf) -> None:

@@ -60,6 +60,17 @@ class Consume:
 
 
 @dataclass(frozen=True)
+class Fork:
+    """`whole` counts the indices of `parts` in order, the last fastest: heads times width, groups times channels.
+
+    At most one part may lose indices, or the whole would become ragged; `forks` decides which."""
+
+    op: Op
+    whole: Axis
+    parts: tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
 class Pin:
     points: Points
     code: str
@@ -79,7 +90,9 @@ class Ties:
     pins: list[Pin] = field(default_factory=list)
     produced: list[Produce] = field(default_factory=list)
     consumed: list[Consume] = field(default_factory=list)
+    forks: list[Fork] = field(default_factory=list)
     spoken: set[Axis] = field(default_factory=set)
+    imagined: dict[Axis, int] = field(default_factory=dict)  # sizes of axes that no tensor has
 
     def __post_init__(self) -> None:
         for name, shape in self.seen.shapes.items():
@@ -93,7 +106,18 @@ class Ties:
     def points(self, axis: Axis) -> Points:
         """The points of an axis, in order."""
         start = self.starts[axis]
-        return np.arange(start, start + self.shape(axis[0])[axis[1]], dtype=np.int64)
+        return np.arange(start, start + self.size(axis), dtype=np.int64)
+
+    def size(self, axis: Axis) -> int:
+        return self.imagined[axis] if axis in self.imagined else self.shape(axis[0])[axis[1]]
+
+    def imagine(self, size: int) -> Axis:
+        """An axis of its own, for a factor that is an axis neither before nor after a Reshape."""
+        axis = f"#{self.total}", 0
+        self.starts[axis] = self.total
+        self.imagined[axis] = size
+        self.total += size
+        return axis
 
     def tie(self, one: Axis, other: Axis) -> None:
         """Index i of one axis goes when index i of the other goes."""
@@ -104,6 +128,11 @@ class Ties:
         assert one.shape == other.shape, f"ties of {one.shape} against {other.shape} points"
         self.left.append(one.ravel())
         self.right.append(other.ravel())
+
+    def fork(self, op: Op, whole: Axis, parts: tuple[Axis, ...]) -> None:
+        """Let one of the parts, chosen later, carry the whole."""
+        self.forks.append(Fork(op, whole, parts))
+        self.speak(whole, *parts)
 
     def speak(self, *axes: Axis) -> None:
         """Say that the current operator has spoken for these axes."""
