@@ -113,7 +113,7 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
         "table of before and after to stdout. Ctrl-C cancels the job."
     )
     parser = _command(commands, "prune", prune, about)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="the model, an ONNX file")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the model: ONNX, or TorchScript with --data")
     parser.add_argument("--data", type=Path, metavar="CAL.npz", help="calibration data: .npz, .npy or .csv")
     parser.add_argument(
         "--eval", type=Path, metavar="EVAL.npz", help="data to measure accuracy with (default: a share of --data)"
@@ -145,6 +145,11 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     parser.add_argument("--local", action="store_true", help="work here, in a child process, without a service")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads for --local (default: all)")
+    parser.add_argument(
+        "--trust-torchscript",
+        action="store_true",
+        help="with --local: load a TorchScript model, which is a program, without confinement",
+    )
     _add_server(parser, environ)
 
 

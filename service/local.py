@@ -36,6 +36,7 @@ def run_local(
     external: Mapping[str, Path],
     workdir: Path,
     threads: int,
+    trust_torchscript: bool,
     on_progress: Callable[[Progress], None],
 ) -> None:
     require("--local", "engine", ENGINE)
@@ -45,6 +46,7 @@ def run_local(
     command += ["--workdir", str(workdir), "--threads", str(threads)]
     for flag, path in (("--calibration", calibration), ("--evaluation", evaluation)):
         command += [flag, str(path)] if path else []
+    command += ["--trust-torchscript"] if trust_torchscript else []
     for location, path in external.items():
         command += ["--external", f"{location}={path}"]
     with tempfile.TemporaryFile() as words:

@@ -42,7 +42,7 @@ PRUNE_BODY: Json = {
                 "required": ["model"],
                 "additionalProperties": False,
                 "properties": {
-                    "model": _file("An ONNX file."),
+                    "model": _file("An ONNX file, or TorchScript with calibration data."),
                     "calibration": _file(
                         ".npz, .npy or .csv; unlabelled data will do. Required where options need it."
                     ),

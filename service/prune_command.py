@@ -71,7 +71,7 @@ def prune(arguments: argparse.Namespace) -> int:
     task = task_of(arguments)
     progress = ProgressLine(sys.stderr)
     try:
-        report = _local(task, arguments.threads, progress) if arguments.local else _remote(task, arguments, progress)
+        report = _local(task, arguments, progress) if arguments.local else _remote(task, arguments, progress)
     finally:
         progress.end()
     if arguments.json:
@@ -88,7 +88,7 @@ def _answer(task: Task, report: Report) -> dict[str, object]:
     return {**files, **report.model_dump(mode="json", include=wanted)}
 
 
-def _local(task: Task, threads: int, progress: ProgressLine) -> Report:
+def _local(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -> Report:
     with tempfile.TemporaryDirectory(prefix="espalier-") as name:
         folder = Path(name)
         run_local(
@@ -98,7 +98,8 @@ def _local(task: Task, threads: int, progress: ProgressLine) -> Report:
             evaluation=task.evaluation,
             external=task.external,
             workdir=folder,
-            threads=threads,
+            threads=arguments.threads,
+            trust_torchscript=arguments.trust_torchscript,
             on_progress=progress,
         )
         report = Report.model_validate_json((folder / "report.json").read_bytes())

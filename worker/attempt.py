@@ -142,6 +142,7 @@ def bounds_of(settings: Settings, sources: Sources | None) -> Bounds:
         data_bytes=settings.max_data_bytes,
         sandbox=settings.sandbox,
         cuda=cuda,
+        torchscript=settings.torchscript,
     )
 
 

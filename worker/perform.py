@@ -28,7 +28,8 @@ def perform(order: Order, emit: Emit) -> None:
         calibration=_file(order.sources.calibration) if order.sources.calibration else None,
         evaluation=_file(order.sources.evaluation) if order.sources.evaluation else None,
     )
-    prune(order.request, inputs, order.workdir, Limits(order.bounds.threads, order.bounds.data_bytes), emit)
+    limits = Limits(order.bounds.threads, order.bounds.data_bytes, torchscript=order.bounds.torchscript)
+    prune(order.request, inputs, order.workdir, limits, emit)
 
 
 def _file(source: Source) -> InputFile:

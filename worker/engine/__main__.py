@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
         )
         given.workdir.mkdir(parents=True, exist_ok=True)
         threads = given.threads or os.cpu_count() or 1
-        report = prune(parse_options(text), inputs, given.workdir, Limits(threads, DATA_BYTES), _say_progress)
+        limits = Limits(threads, DATA_BYTES, torchscript=given.trust_torchscript)
+        report = prune(parse_options(text), inputs, given.workdir, limits, _say_progress)
         verify_artifact(given.workdir / "artifact.onnx")
     except EspalierError as error:
         _say("failure", error.failure.model_dump())
@@ -56,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--options", default="{}", help="JSON, or @FILE")
     parser.add_argument("--workdir", type=Path, required=True, help="where the artifact and the reports go")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
+    parser.add_argument(
+        "--trust-torchscript", action="store_true", help="load a TorchScript model, which is a program, unconfined"
+    )
     return parser
 
 

@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from schemas.errors import EspalierError
+from worker.engine.formats import refuse_foreign
 
-EXPORT_RECIPE = 'export it with torch.onnx.export(model, example_input, "model.onnx") and send the .onnx file'
 SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
 
 
@@ -37,8 +37,7 @@ class Loaded:
 
 def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loaded:
     """Read, check and normalise a model. `name` is what people call the file."""
-    head = _head(path)
-    _refuse_other_formats(head, name)
+    refuse_foreign(path, name)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
@@ -54,10 +53,10 @@ def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loade
     _check(proto, name)
     model, copies = _normalise(proto)
     files = (path, *external.values())
-    return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(_gzip_bytes, files)))
+    return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files)))
 
 
-def _gzip_bytes(path: Path) -> int:
+def gzip_bytes(path: Path) -> int:
     with path.open("rb") as file:
         return packed_size(iter(lambda: file.read(1 << 20), b""))
 
@@ -70,34 +69,6 @@ def packed_size(chunks: Iterable[bytes]) -> int:
     """Bytes after gzip, which is how firmware images travel."""
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
-
-
-def _refuse_other_formats(head: bytes, name: str) -> None:
-    if not head:
-        raise EspalierError("model_unreadable", "the file is empty", where=name)
-    kinds = {
-        b"PK\x03\x04": "a zip archive (TorchScript, .pt2 or a PyTorch checkpoint)",
-        b"\x80": "a Python pickle (a PyTorch checkpoint or a scikit-learn model)",
-        b"\x89HDF": "an HDF5 file (Keras)",
-        b"\x93NUMPY": "a numpy array",
-        b"{": "JSON text",
-        b"<": "XML text",
-    }
-    kind = next((what for magic, what in kinds.items() if head.startswith(magic)), None)
-    if kind is None and head[4:8] == b"TFL3":
-        kind = "a TensorFlow Lite model"
-    if kind is not None:
-        raise EspalierError(
-            "model_format_unsupported",
-            f"this is {kind}, not ONNX",
-            where=name,
-            hint=EXPORT_RECIPE[0].upper() + EXPORT_RECIPE[1:] + ".",
-        )
 
 
 def tensors(message: Any) -> "list[onnx.TensorProto]":

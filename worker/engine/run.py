@@ -5,6 +5,7 @@ and report.md. Refused: whatever a stage refuses, as an `EspalierError`.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from schemas.errors import EspalierError
 from schemas.job import Progress
 from schemas.report import Exactness, Report, Score
 from schemas.request import PruneRequest
-from worker.engine import cost, evaluate, surgery, verify
+from worker.engine import cost, evaluate, surgery, torchscript, verify
 from worker.engine.axes import Analysis, Group, analyse
 from worker.engine.compensate import Done, compensate
 from worker.engine.criteria import ranking
@@ -24,7 +25,7 @@ from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
 from worker.engine.data import Samples, Split, read_samples, split
 from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph, freeze
-from worker.engine.load import load
+from worker.engine.load import Loaded, gzip_bytes, load
 from worker.engine.observe import grams, see
 from worker.engine.probe import input_specs, probe_samples
 from worker.engine.render import render_html, render_markdown
@@ -44,8 +45,7 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
     device = _device(request)
     stage = Stages(emit)
     with stage("load", f"reading {inputs.model.name}"):
-        external = {location: file.path for location, file in inputs.external.items()}
-        loaded = load(inputs.model.path, external, inputs.model.name)
+        loaded = _load(request, inputs, workdir, limits)
         graph = freeze(loaded.model)
     with stage("data", "reading the data"):
         data = _read(request, inputs, graph, limits)
@@ -72,6 +72,22 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
         _write(report, work, workdir)
     emit(Progress(stage="report", fraction=1.0, message="done"))
     return report
+
+
+def _load(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits) -> Loaded:
+    """The model; one that came as TorchScript as its ONNX export, whose size on disk stays the uploaded file's."""
+    model = inputs.model
+    if not torchscript.is_torchscript(model.path):
+        return load(model.path, {location: file.path for location, file in inputs.external.items()}, model.name)
+    if not limits.torchscript:
+        raise torchscript.untrusted(model.name)
+    calibration = inputs.calibration.path if inputs.calibration else None
+    exported = torchscript.to_onnx(
+        model.path, model.name, calibration, request.preprocess, limits.max_data_bytes, workdir
+    )
+    loaded = load(exported, {}, model.name)
+    exported.unlink()
+    return replace(loaded, file_bytes=model.bytes, gzip_bytes=gzip_bytes(model.path))
 
 
 def _device(request: PruneRequest) -> Literal["cpu", "cuda"]:
