@@ -57,13 +57,17 @@ class Dissected:
         }
 
 
-def dissect(proto: onnx.ModelProto, folder: Path, samples: int = 16) -> Dissected:
+def dissect(
+    proto: onnx.ModelProto, folder: Path, samples: int = 16, given: Mapping[str, Array] | None = None
+) -> Dissected:
+    """`given` are the samples to use; made up where there are none."""
     loaded = load(save(proto, folder), {})
     graph = freeze(loaded.model)
     executor = Executor(graph)
     wanted = {port.name for port in graph.inputs}
-    feeds = {name: array for name, array in feeds_for(proto, samples).items() if name in wanted}
-    analysis = analyse(graph, see(executor, {name: array[:1] for name, array in feeds.items()}))
+    made = feeds_for(proto, samples) if given is None else given
+    feeds = {name: array for name, array in made.items() if name in wanted}
+    analysis = analyse(graph, see(executor, {name: array[: graph.fixed_batch() or 1] for name, array in feeds.items()}))
     found = grams(executor, analysis.groups, [feeds])
     evidence = {group.name: gather(graph, group, found[group.name]) for group in analysis.groups}
     return Dissected(loaded, graph, analysis, evidence, feeds)

@@ -37,12 +37,13 @@ def model(
     nodes: Sequence[Node],
     weights: Mapping[str, Sequence[int] | np.ndarray],
     inputs: Mapping[str, Sequence[int | str]],
-    outputs: Sequence[str],
+    outputs: Sequence[str] | Mapping[str, Sequence[int | str]],
     seed: int = 0,
     opset: int = OPSET,
     integers: Sequence[str] = (),
 ) -> onnx.ModelProto:
-    """`weights` maps names to arrays, or to shapes that become seeded initializers. `integers`: inputs of int64."""
+    """`weights` maps names to arrays, or to shapes that become seeded initializers. `integers`: inputs of int64.
+    Outputs have shapes where inference cannot tell them."""
     rng = np.random.default_rng(seed)
     initializers = []
     for name, given in weights.items():
@@ -62,7 +63,12 @@ def model(
             )
             for name, shape in inputs.items()
         ],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, list(outputs[name]) if isinstance(outputs, Mapping) else None
+            )
+            for name in outputs
+        ],
         initializers,
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)

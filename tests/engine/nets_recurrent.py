@@ -109,6 +109,7 @@ ZOO: dict[str, Callable[[], onnx.ModelProto]] = {
         gru,
         gru_linear_before_reset,
         rnn,
+        bidirectional_joined,
         seq2seq,
         last_step,
     )

@@ -24,6 +24,7 @@ GROUPS = {
     "gru": {"h1": 6, "h2": 7},
     "gru_linear_before_reset": {"h1": 6, "h2": 7},
     "rnn": {"h1": 6, "h2": 7},
+    "bidirectional_joined": {"h": 6},
     "seq2seq": {"h": 6},
     "last_step": {"p": 8, "h": 6},
 }

@@ -1,7 +1,7 @@
 """Matrix products: Gemm and MatMul, with a constant on either side or none.
 
 The axis that is contracted against a constant weight is where units are read; the weight's other axis is where they
-are made. Two computed operands are contracted without a weight to cut: that axis is pinned.
+are made. Two computed operands are cut together, and masked in one of them.
 """
 
 from math import prod
