@@ -135,7 +135,7 @@ def transpose(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
 def _listed(op: Op, tensors: Tensors) -> list[int] | None:
     """The axes of Squeeze and Unsqueeze: an attribute, an input since opset 13, or absent."""
     if len(tensors) > 1 and tensors[1] is not None:
-        return [int(one) for one in tensors[1].tolist()]
+        return [int(one) for one in tensors[1].reshape(-1)]
     return list(op.ints("axes")) if "axes" in op.attrs else None
 
 

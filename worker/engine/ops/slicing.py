@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
+from worker.engine.ops.elementwise import tie_others
 from worker.engine.ops.rule import Cut, Follow, NoTorchForm, Rule, Tensors, given, optional
 from worker.engine.ties import Ties
 
@@ -25,17 +26,11 @@ def _known(op: Op, ties: Ties, slot: int, attr: str) -> list[int] | None:
     return [int(one) for one in ties.seen.small[name].ravel()]
 
 
-def _pass_others(ties: Ties, x: str, y: str, mine: set[int]) -> None:
-    for axis in range(len(ties.shape(x))):
-        if axis not in mine:
-            ties.tie((x, axis), (y, axis))
-
-
 def tie_split(op: Op, ties: Ties) -> None:
     x = op.inputs[0]
     axis = op.integer("axis", 0) % len(ties.shape(x))
     for y in op.outputs:
-        _pass_others(ties, x, y, {axis})
+        tie_others(ties, x, y, {axis})
     if op.input(1) and _known(op, ties, 1, "split") is None:
         return
     points, start = ties.points((x, axis)), 0
@@ -95,9 +90,9 @@ def tie_slice(op: Op, ties: Ties) -> None:
         known = _known(op, ties, 3, "axes")
         if known is None:
             return
-        _pass_others(ties, x, y, {axis % len(ties.shape(x)) for axis in known})
+        tie_others(ties, x, y, {axis % len(ties.shape(x)) for axis in known})
         return
-    _pass_others(ties, x, y, set(slices))
+    tie_others(ties, x, y, set(slices))
     for axis, (start, end, step) in slices.items():
         if step == 1 and end > start:
             ties.tie_points(ties.points((x, axis))[start:end], ties.points((y, axis)))
