@@ -102,6 +102,28 @@ def last_step() -> onnx.ModelProto:
     return model(nodes, weights, STEPS, ["y"])
 
 
+def zero_states() -> onnx.ModelProto:
+    """Two layers start from zeros that are made for both at run time, for as many samples as come."""
+    nodes = [
+        Node("Shape", ["x"], "size"),
+        Node("Gather", ["size", "1"], "samples"),
+        Node("Unsqueeze", ["samples", "front"], "samples1"),
+        Node("Concat", ["two", "samples1", "six"], "target", {"axis": 0}),
+        Node("ConstantOfShape", ["target"], "zeros"),
+        Node("Slice", ["zeros", "front", "one", "front"], "first"),
+        Node("Slice", ["zeros", "one", "two", "front"], "second"),
+        recurrent("GRU", "r1", "x", "h1", "", "first", hidden_size=6),
+        Node("Reshape", ["h1", "to"], "s1"),
+        recurrent("GRU", "r2", "s1", "h2", "", "second", hidden_size=6),
+        Node("Reshape", ["h2", "to"], "s2"),
+        Node("MatMul", ["s2", "fc"], "y"),
+    ]
+    numbers = {"1": np.array(1), "front": np.array([0]), "one": np.array([1]), "two": np.array([2])}
+    numbers |= {"six": np.array([6]), "to": np.array([0, -1, 6])}
+    weights = {**cell("r1", 5, 6, "GRU"), **cell("r2", 6, 6, "GRU"), "fc": (6, 3), **numbers}
+    return model(nodes, weights, STEPS, ["y"])
+
+
 ZOO: dict[str, Callable[[], onnx.ModelProto]] = {
     build.__name__: build
     for build in (
@@ -112,5 +134,6 @@ ZOO: dict[str, Callable[[], onnx.ModelProto]] = {
         bidirectional_joined,
         seq2seq,
         last_step,
+        zero_states,
     )
 }

@@ -236,8 +236,7 @@ def test_the_oracle_sees_a_layer_norm_that_is_taken_for_an_elementwise_one(
 
 def test_the_oracle_sees_groups_that_are_cut_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     _spoil(monkeypatch, "GroupNormalization", tie=normalisation.tie_instance)
-    with pytest.raises(Exception, match="GroupNormalization"):
-        dissect(group_norm(), tmp_path).proof({"c1": (0, 4, 8)})
+    assert not dissect(group_norm(), tmp_path).proof({"c1": (0, 4, 8)}).passed
 
 
 def test_the_oracle_sees_groups_of_a_transposed_convolution_that_are_not_kept_equal(

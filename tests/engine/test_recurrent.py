@@ -10,7 +10,7 @@ import torch
 
 from tests.engine.dissect import dissect, run
 from tests.engine.nets import feeds_for
-from tests.engine.nets_recurrent import ZOO, lstm, seq2seq, stacked
+from tests.engine.nets_recurrent import ZOO, lstm, seq2seq, stacked, zero_states
 from worker.engine import ops
 from worker.engine.compensate import compensate
 from worker.engine.criteria.evidence import Step
@@ -27,6 +27,7 @@ GROUPS = {
     "bidirectional_joined": {"h": 6},
     "seq2seq": {"h": 6},
     "last_step": {"p": 8, "h": 6},
+    "zero_states": {"h1": 6, "h2": 6},
 }
 
 
@@ -73,6 +74,20 @@ def test_a_recurrent_layer_is_one_layer_and_its_units_are_counted_once(tmp_path:
     analysis = dissect(lstm(), tmp_path).analysis
     assert [("h1", 4), ("h2", 4), ("y", 1)] == [(layer.name, layer.parts) for layer in analysis.layers]
     assert {"h1", "h2"} == set(analysis.groups[0].readers)  # itself, and the next
+
+
+def test_states_of_zeros_are_left_out_and_others_stay(tmp_path: Path) -> None:
+    graph = dissect(zero_states(), tmp_path).graph
+    assert ["GRU", "Reshape", "GRU", "Reshape", "MatMul"] == [op.key for op in graph.ops]
+    assert "zeros" not in graph.constants
+    proto = zero_states()
+    filled = next(node for node in proto.graph.node if node.op_type == "ConstantOfShape")
+    filled.attribute.append(
+        onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.full(1, 0.5, np.float32)))
+    )
+    dissected = dissect(proto, tmp_path)
+    assert {"h1": 6} == {group.name: group.units for group in dissected.analysis.groups}  # one size for both
+    assert dissected.proof({"h1": (0, 2)}).passed
 
 
 def test_incoming_weights_are_the_rows_of_every_gate(tmp_path: Path) -> None:

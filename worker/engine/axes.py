@@ -124,7 +124,10 @@ def tie_all(graph: Graph, seen: Seen) -> Ties:
 def _layers(ties: Ties) -> tuple[Layer, ...]:
     taken: set[str] = set()
     layers = []
-    for produce in {one.op.index: one for one in reversed(ties.produced)}.values():  # the first of each operator
+    first: dict[int, Produce] = {}
+    for produce in ties.produced:
+        first.setdefault(produce.op.index, produce)
+    for produce in first.values():
         op, weight = produce.op, produce.weight
         node = op.node.name or ""
         if weight.endswith(".weight"):
@@ -135,7 +138,7 @@ def _layers(ties: Ties) -> tuple[Layer, ...]:
         taken.add(unique)
         aliases = tuple(dict.fromkeys(one for one in (unique, name, node, weight) if one))
         layers.append(Layer(unique, op, weight, produce.axis, produce.parts, aliases))
-    return tuple(sorted(layers, key=lambda layer: layer.op.index))
+    return tuple(layers)
 
 
 Blocked = dict[int, tuple[str, str]]
