@@ -4,7 +4,8 @@ In: a graph and one real execution of it. Out: `Analysis`: the groups of units t
 layer that stays whole the reason. A unit is free only if every operator that touches it has spoken for that axis.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -148,9 +149,13 @@ def _groups(ties: Ties, labels: Points, pins: Points, layers: Mapping[int, Layer
     """Free components by the axes they live on; then the components that are free but not prunable, and why."""
     groups: list[Group] = []
     blocked: Blocked = {}
+    made_at = _places((one.weight, one.axis) for one in ties.produced)
+    read_at = _places(one.read() for one in ties.consumed)
+    taken: Counter[str] = Counter()
     for members, sites in _alike(ties, labels, pins):
-        producers = tuple(one for one in ties.produced if (one.weight, one.axis) in sites and not one.carried)
-        consumers = tuple(one for one in ties.consumed if one.read() in sites)
+        makers = (ties.produced[place] for place in sorted(_at(made_at, sites)))
+        producers = tuple(one for one in makers if not one.carried)
+        consumers = tuple(ties.consumed[place] for place in sorted(_at(read_at, sites)))
         if not producers:
             continue
         if not consumers:
@@ -160,11 +165,25 @@ def _groups(ties: Ties, labels: Points, pins: Points, layers: Mapping[int, Layer
         if len(members) < 2:
             continue
         made = tuple(dict.fromkeys(layers[one.op.index] for one in producers))
-        number = sum(group.layers[0] is made[0] for group in groups)
+        taken[made[0].name] += 1
+        number = taken[made[0].name]
         readers = tuple(dict.fromkeys(layers[one.op.index].name for one in consumers if one.op.index in layers))
-        name = made[0].name if not number else f"{made[0].name}[{number + 1}]"
+        name = made[0].name if number == 1 else f"{made[0].name}[{number}]"
         groups.append(Group(name, len(members), sites, producers, consumers, made, readers))
     return tuple(sorted(groups, key=lambda group: group.layers[0].op.index)), blocked
+
+
+def _places(axes: Iterable[Axis]) -> Mapping[Axis, list[int]]:
+    """Where in the sequence each axis stands."""
+    found: dict[Axis, list[int]] = {}
+    for place, axis in enumerate(axes):
+        found.setdefault(axis, []).append(place)
+    return found
+
+
+def _at(places: Mapping[Axis, list[int]], sites: Iterable[Axis]) -> Iterator[int]:
+    for axis in sites:
+        yield from places.get(axis, ())
 
 
 def _alike(ties: Ties, labels: Points, pins: Points) -> list[tuple[Points, dict[Axis, Points]]]:
@@ -174,24 +193,23 @@ def _alike(ties: Ties, labels: Points, pins: Points) -> list[tuple[Points, dict[
     points = np.flatnonzero(pins[labels] < 0)
     if not len(points):
         return []
+    order = np.argsort(labels[points], kind="stable")
+    points = points[order]
     component = labels[points]
-    axis = np.searchsorted(starts, points, side="right") - 1
-    order = np.lexsort((points, axis, component))
-    points, component, axis = points[order], component[order], axis[order]
-    weights = np.random.default_rng(0).integers(1, 2**62, len(axes), dtype=np.uint64)
-    signature = np.zeros(int(labels.max()) + 1, dtype=np.uint64)
-    np.add.at(signature, component, weights[axis])  # a sum of random words: equal axes, equal signature
-    found = []
-    first_seen: dict[int, list[int]] = {}
-    for one in dict.fromkeys(component[np.argsort(points, kind="stable")].tolist()):
-        first_seen.setdefault(int(signature[one]), []).append(one)
+    axis = np.repeat(np.arange(len(axes)), np.diff([*starts, ties.total]))[points]
+    # Points of a component stand together, the first in the file first: components in that order.
     bounds = np.flatnonzero(np.diff(component, prepend=-1))
-    where = dict(zip(component[bounds].tolist(), zip(bounds, [*bounds[1:], len(points)], strict=True), strict=True))
-    for members in first_seen.values():
-        spans = np.stack([points[slice(*where[one])] for one in members])  # (units, points of each)
-        lanes = axis[slice(*where[members[0]])]
-        sites = {}
-        for lane in np.unique(lanes):
-            sites[axes[lane]] = spans[:, lanes == lane] - starts[lane]
-        found.append((np.array(members), sites))
+    sizes = np.diff(bounds, append=len(points))
+    in_file = np.argsort(points[bounds], kind="stable")
+    words = np.random.default_rng(0).integers(1, 2**62, len(axes), dtype=np.uint64)
+    signature = np.add.reduceat(words[axis], bounds)  # a sum of random words: equal axes, equal signature
+    _, first, which = np.unique(signature[in_file], return_index=True, return_inverse=True)
+    members = np.split(in_file[np.argsort(which, kind="stable")], np.cumsum(np.bincount(which))[:-1])
+    found = []
+    for kind in np.argsort(first, kind="stable"):
+        own = bounds[members[kind]]
+        spans = points[own[:, None] + np.arange(sizes[members[kind][0]])]  # (units, points of each)
+        lanes = axis[own[0] : own[0] + spans.shape[1]]
+        sites = {axes[lane]: spans[:, lanes == lane] - starts[lane] for lane in np.unique(lanes)}
+        found.append((component[own], sites))
     return found
