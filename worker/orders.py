@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import Failure
-from schemas.job import Progress
-from schemas.request import PruneRequest
+from schemas.job import Progress, RequestOfKind
+from schemas.request import JobKind
 from worker.sandbox import Confinement, Level, Sandbox
 
 Emit = Callable[[Progress], None]
@@ -59,12 +59,12 @@ class Bounds(_Document):
 
 
 class Order(_Document):
-    """`prune`: run a job. `verify`: judge the artifact."""
+    """`prune`, `inspect`: run a job. `verify`: judge the artifact."""
 
-    kind: Literal["prune", "verify"]
+    kind: JobKind | Literal["verify"]
     workdir: Path
     bounds: Bounds
-    request: PruneRequest | None = None
+    request: RequestOfKind | None = None
     sources: Sources | None = None
     artifact: Path | None = None
 

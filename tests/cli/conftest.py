@@ -10,9 +10,9 @@ import pytest
 
 from schemas.job import BlobRef, JobResult, JobState, Progress, ResultManifest, Verdict
 from service.client import ReportKind
-from tests.service.conftest import Api, api, serve
+from tests.service.conftest import Api, api, default_api, serve
 
-__all__ = ["api", "serve"]
+__all__ = ["api", "default_api", "serve"]
 
 ROOT = Path(__file__).parents[2]
 

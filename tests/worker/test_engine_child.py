@@ -13,9 +13,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from schemas.job import BlobRef, JobInputs, JobState, SubmitManifest
-from schemas.request import parse_options
-from state.blobs import LocalBlobs
+from schemas.inspection import Inspection
+from schemas.job import BlobRef, JobInputs, JobState, ResultManifest, SubmitManifest
+from schemas.request import REQUESTS, JobKind
+from state.blobs import LocalBlobs, result_key
 from state.jobs import JobStore, connect
 from state.settings import Settings
 from tests.state.manifests import submission
@@ -74,7 +75,13 @@ def samples(count: int) -> bytes:
     return file.getvalue()
 
 
-def submit(place: Workplace, files: dict[str, bytes], options: dict[str, object], number: int = 1) -> SubmitManifest:
+def submit(
+    place: Workplace,
+    files: dict[str, bytes],
+    options: dict[str, object],
+    number: int = 1,
+    kind: JobKind = "prune",
+) -> SubmitManifest:
     job = submission(number)
     refs = {}
     for name, content in files.items():
@@ -83,7 +90,8 @@ def submit(place: Workplace, files: dict[str, bytes], options: dict[str, object]
             place.store.hold_blob(writer.sha, job.owner, job.id)
             blob, size = writer.commit()
         refs[name] = BlobRef(blob=blob, bytes=size, name=name)
-    job = job.model_copy(update={"inputs": JobInputs.model_validate(refs), "options": parse_options(options)})
+    asked = REQUESTS[kind].model_validate(options)
+    job = job.model_copy(update={"kind": kind, "inputs": JobInputs.model_validate(refs), "options": asked})
     place.store.submit(job, max_queued=9, max_per_owner=9, idempotency_seconds=60)
     return job
 
@@ -159,3 +167,18 @@ def test_an_order_loses_the_right_where_confinement_is_not_full(tmp_path: Path) 
     order = Order(kind="prune", workdir=tmp_path, bounds=bounds)
     levels: tuple[Level, ...] = ("full", "partial", "off")
     assert [True, False, False] == [order.confined_to(level).bounds.torchscript for level in levels]
+
+
+def test_an_inspection_leaves_reports_and_no_artifact(place: Workplace) -> None:
+    job = submit(place, {"model": network(8)}, {}, kind="inspect")
+    claim = place.store.claim(job.id, "w", lease_seconds=5)
+    assert claim is not None
+    attempt(claim, place)
+    done = place.store.get(job.id, "ann")
+    assert done.result is not None, done.failure
+    assert done.result.artifact is None
+    found = Inspection.model_validate_json(b"".join(place.blobs.read(done.result.report_json.blob)))
+    assert [8] == [group.units for group in found.groups]
+    kept = place.blobs.get_document(result_key(job.id))
+    assert kept is not None
+    assert done.result == ResultManifest.model_validate_json(kept).result

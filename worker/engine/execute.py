@@ -86,6 +86,10 @@ class Executor:
                     del live[name]
         return {name: live[name] if name in live else self.fixed[name] for name in self._wanted}
 
+    def in_onnxruntime(self) -> tuple[Op, ...]:
+        """The operators that had no torch form so far."""
+        return tuple(op for op in self.graph.ops if op.index in self._nodes)
+
     def _value(self, name: str, live: Mapping[str, Held]) -> Held | None:
         if not name:
             return None
