@@ -19,7 +19,10 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from schemas.errors import EspalierError
+from worker.engine.fold import fold_constants
 from worker.engine.formats import refuse_foreign
+from worker.engine.settled import open_products, settle_sizes
+from worker.engine.states import drop_zero_states
 
 SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
 
@@ -152,6 +155,10 @@ def _normalise(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, str]]:
         model = passes.InlinePass()(model).model
     model = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).model
     model = passes.RemoveInitializersFromInputsPass()(model).model
+    settle_sizes(model)
+    fold_constants(model)
+    open_products(model)
+    drop_zero_states(model)
     copies = _unshare(model.graph)
     _forward_constant_identities(model.graph)
     return model, copies

@@ -21,6 +21,7 @@ Integers = npt.NDArray[np.int64]
 HANDS_ON = ("Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity")
 SIZES = ("Shape", "Gather", "Slice")
 ARITHMETIC = ("Mul", "Div", "Add", "Sub")
+LONGEST = 1 << 20  # inference follows the elements of lists one by one, however many a file asks for
 MOST_NUMBERS = 64  # of a tensor that may be the target of a Reshape
 
 
@@ -61,7 +62,9 @@ def _inferred(model: ir.Model) -> Mapping[str, Sizes]:
         for value in node.outputs:
             value.shape = None
     try:
-        inferred = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone).model
+        inferred = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(clone).model
+        if not any(_is_long(value) for node in inferred.graph for value in node.outputs):
+            inferred = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone).model
     except (RuntimeError, ValueError, TypeError):  # inference is a help: onnxruntime runs more than onnx infers
         return {}
     values = [*inferred.graph.inputs, *(value for node in inferred.graph for value in node.outputs)]
@@ -70,6 +73,11 @@ def _inferred(model: ir.Model) -> Mapping[str, Sizes]:
         for value in values
         if value.shape is not None
     }
+
+
+def _is_long(value: ir.Value) -> bool:
+    dims = [] if value.shape is None else list(value.shape)
+    return len(dims) == 1 and isinstance(dims[0], int) and dims[0] > LONGEST
 
 
 def _window(node: ir.Node, sizes: Sizes) -> Sizes:
