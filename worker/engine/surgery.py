@@ -18,6 +18,7 @@ from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import Cut, ShapeOf
+from worker.engine.quantised import unrounded
 from worker.engine.ties import Axis, Points, Ties
 
 # Outputs of these are compared before them: two near-equal inputs may give quite different outputs.
@@ -115,11 +116,13 @@ def comparable_outputs(graph: Graph) -> tuple[str, ...]:
 
 
 def to_proto(model: ir.Model, outputs: Iterable[str] | None = None) -> onnx.ModelProto:
-    """Serialise; with `outputs`, the model gives those tensors instead of its own outputs."""
+    """Serialise; with `outputs`, for comparing: the model gives those tensors instead of its own outputs, and rounds
+    no activations."""
     proto = ir.to_proto(model)
     if outputs is not None:
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
+        unrounded(proto)
     return proto
 
 
@@ -188,5 +191,6 @@ def _resize_values(graph: ir.Graph, gone: Mapping[Axis, Points], after: ShapeOf)
             if value.name in cut_axes and value.shape is not None:
                 dims = list(value.shape)
                 for axis in cut_axes[value.name]:
-                    dims[axis] = after(value.name)[axis]
+                    # A size that is no number depends on the batch, of which the analysis has seen one.
+                    dims[axis] = after(value.name)[axis] if isinstance(dims[axis], int) else ir.SymbolicDim(None)
                 value.shape = ir.Shape(dims)
