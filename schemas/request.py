@@ -53,10 +53,13 @@ class Amount(Strict):
 
 
 class Scope(Strict):
-    """Which layers may be pruned, by shell patterns on the names of layers, nodes and weights."""
+    """Which layers may be pruned: by shell patterns on the names of layers, nodes and weights, and by operator."""
 
     include: tuple[str, ...] = Field(default=("*",), min_length=1, description="A layer must match one of these.")
     exclude: tuple[str, ...] = Field(default=(), description="A layer must match none of these.")
+    operators: tuple[str, ...] = Field(
+        default=(), description="Only layers with these operators, such as Conv or Gemm; empty: with any."
+    )
     minimum_kept: int = Field(default=1, ge=1, description="Every group keeps at least this many units.")
 
 

@@ -169,3 +169,19 @@ def test_names_opset_dynamic_axes_and_metadata_survive_a_cut(tmp_path: Path) -> 
     assert "N" == cut.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert ("author", "somebody") in [(prop.key, prop.value) for prop in cut.metadata_props]
     assert numpy_helper.to_array(cut.graph.initializer[0]).dtype == np.float32
+
+
+def test_a_model_that_no_single_file_can_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path, data = externalised(tmp_path)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(data)
+    with weights.open("r+b") as file:
+        file.truncate(3 << 30)  # without a byte on disk
+    with pytest.raises(EspalierError) as caught:
+        load(path, {"weights.bin": weights}, "upload.onnx")
+    assert "model_too_large" == caught.value.code
+    with path.open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(EspalierError) as caught:
+        load(path, {}, "upload.onnx")
+    assert "model_too_large" == caught.value.code

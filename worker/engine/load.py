@@ -19,11 +19,13 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from schemas.errors import EspalierError
+from worker.engine.expands import settle_expands
 from worker.engine.fold import fold_constants
 from worker.engine.formats import refuse_foreign
 from worker.engine.settled import open_products, settle_sizes
 from worker.engine.states import drop_zero_states
 
+MOST_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit, and room for the masks of the proof
 SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
 
 
@@ -41,6 +43,7 @@ class Loaded:
 def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loaded:
     """Read, check and normalise a model. `name` is what people call the file."""
     refuse_foreign(path, name)
+    _check_size((path, *external.values()), name)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
@@ -57,6 +60,15 @@ def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loade
     model, copies = _normalise(proto)
     files = (path, *external.values())
     return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files)))
+
+
+def _check_size(files: Iterable[Path], name: str) -> None:
+    """The result is one file, and protobuf ends at 2 GiB."""
+    total = sum(file.stat().st_size for file in files)
+    if total > MOST_BYTES:
+        raise EspalierError(
+            "model_too_large", f"the model takes {total:,} bytes; one file of {MOST_BYTES:,} is the most", where=name
+        )
 
 
 def gzip_bytes(path: Path) -> int:
@@ -155,6 +167,8 @@ def _normalise(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, str]]:
         model = passes.InlinePass()(model).model
     model = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).model
     model = passes.RemoveInitializersFromInputsPass()(model).model
+    fold_constants(model)
+    settle_expands(model)
     settle_sizes(model)
     fold_constants(model)
     open_products(model)

@@ -45,6 +45,7 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
     executor, data, probe = ready.executor, ready.data, ready.probe
     with stage("observe", "running the calibration data"):
         evidence = _observe(subject, executor, data.fit, stage)
+    del ready, executor  # a copy of all weights that nobody needs any more
     with stage("select", "choosing what goes"):
         taken = _select(subject, evidence)
     with stage("cut", "removing it"):
@@ -70,11 +71,13 @@ def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
     groups = tuple(group for group in analysis.groups if group_in_scope(request.scope, group))
     layers = [layer for layer in analysis.layers if in_scope(request.scope, layer)]
     if not (layers if weights else groups):
+        makers = analysis.layers if weights else [layer for group in analysis.groups for layer in group.layers]
         names = [layer.name for layer in analysis.layers] if weights else [group.name for group in analysis.groups]
         raise EspalierError(
             "scope_matches_nothing",
-            f"include {list(request.scope.include)} and exclude {list(request.scope.exclude)} leave nothing; "
-            f"what can be pruned: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
+            f"{request.scope.model_dump_json(exclude_defaults=True)} leaves nothing; what can be pruned: "
+            f"{', '.join(names[:20])}{', ...' if len(names) > 20 else ''}; "
+            f"of the operators {', '.join(sorted({layer.op.key for layer in makers}))}",
             where="/scope",
         )
     return groups
