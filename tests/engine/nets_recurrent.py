@@ -131,6 +131,7 @@ ZOO: dict[str, Callable[[], onnx.ModelProto]] = {
         gru,
         gru_linear_before_reset,
         rnn,
+        bidirectional,
         bidirectional_joined,
         seq2seq,
         last_step,

@@ -1,6 +1,6 @@
 """Operators with weights and statistics: pruned equals masked; what changes statistics is pinned and says so."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from tests.engine.nets_layers import (
     transposed,
     transposed_depthwise,
 )
+from tests.engine.test_run import job
 from worker.engine import ops, surgery
 from worker.engine.axes import Group
 from worker.engine.compensate import compensate
@@ -298,3 +299,23 @@ def test_the_oracle_sees_a_contraction_that_nobody_masks(monkeypatch: pytest.Mon
     assert dissected.proof({"q": (0, 1, 2), "v": ()}).passed
     monkeypatch.setattr(surgery, "masks", forgetful)
     assert not dissected.proof({"q": (0, 1, 2), "v": ()}).passed
+
+
+@pytest.mark.parametrize("build", [quantised, grouped_query_attention, tied_embedding])
+def test_a_whole_job_counts_what_the_file_holds(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    options = {"criterion": {"name": "magnitude"}, "amount": {"remove_units": 0.5}}
+    report = job(tmp_path, options, build(), labels=False)
+    assert report.exactness.passed
+    assert report.exactness.mask_has_effect
+    held = [onnx.load(tmp_path / "artifact.onnx"), build()]
+    read = {node.input[0] for node in held[0].graph.node if node.op_type == "DequantizeLinear"}
+    after, before = (
+        sum(
+            int(np.prod(one.dims))
+            for one in proto.graph.initializer
+            if one.data_type == onnx.TensorProto.FLOAT or one.name in read
+        )
+        for proto in held
+    )
+    assert (before, after) == (report.before.parameters, report.after.parameters)
+    assert after < 0.7 * before

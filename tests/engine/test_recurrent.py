@@ -11,6 +11,7 @@ import torch
 from tests.engine.dissect import dissect, run
 from tests.engine.nets import feeds_for
 from tests.engine.nets_recurrent import ZOO, lstm, seq2seq, stacked, zero_states
+from tests.engine.test_run import job
 from worker.engine import ops
 from worker.engine.compensate import compensate
 from worker.engine.criteria.evidence import Step
@@ -24,6 +25,7 @@ GROUPS = {
     "gru": {"h1": 6, "h2": 7},
     "gru_linear_before_reset": {"h1": 6, "h2": 7},
     "rnn": {"h1": 6, "h2": 7},
+    "bidirectional": {"h": 6},
     "bidirectional_joined": {"h": 6},
     "seq2seq": {"h": 6},
     "last_step": {"p": 8, "h": 6},
@@ -188,3 +190,12 @@ def test_the_oracle_sees_a_hidden_size_that_is_not_updated(monkeypatch: pytest.M
     _spoil(monkeypatch, "LSTM", follow=nothing_follows)
     with pytest.raises(Exception, match="must have shape"):
         dissect(lstm(), tmp_path).proof({"h1": (0, 1)})
+
+
+def test_a_whole_job_prunes_a_stacked_cell(tmp_path: Path) -> None:
+    options = {"criterion": {"name": "distinctiveness"}, "compensation": "project", "amount": {"remove_units": 0.5}}
+    report = job(tmp_path, options, lstm(), labels=False)
+    assert report.exactness.passed
+    assert report.exactness.mask_has_effect
+    units = {layer.name: (layer.units_before, layer.units_after) for layer in report.layers}
+    assert {"h1": (6, 3), "h2": (7, 3), "y": (3, 3)} == units

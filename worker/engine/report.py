@@ -97,7 +97,9 @@ def _side(
     latency_ms: float,
     score: Score | None,
 ) -> Side:
-    weights = [onnx.numpy_helper.to_array(one) for one in tensors(proto) if one.data_type in FLOATS]
+    quantised = {node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    held = [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
+    weights = [onnx.numpy_helper.to_array(one) for one in held]
     return Side(
         parameters=sum(one.size for one in weights),
         nonzero_parameters=sum(int(np.count_nonzero(one)) for one in weights),
