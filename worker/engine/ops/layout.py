@@ -139,6 +139,12 @@ def _listed(op: Op, tensors: Tensors) -> list[int] | None:
     return list(op.ints("axes")) if "axes" in op.attrs else None
 
 
+def tie_squeeze(op: Op, ties: Ties) -> None:
+    """Without axes it would also drop an axis of which a cut leaves one index: silence pins."""
+    if op.input(1) or "axes" in op.attrs:
+        tie_same_elements(op, ties)
+
+
 def squeeze(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     x, axes = given(tensors, 0), _listed(op, tensors)
     return (x.squeeze() if axes is None else x.squeeze(tuple(axes)),)
@@ -183,7 +189,7 @@ def follow_expand(op: Op, ties: Ties, after: Cut) -> Follow:
 
 def expand(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     x = given(tensors, 0)
-    target = [int(one) for one in given(tensors, 1)]
+    target = [int(one) for one in given(tensors, 1).reshape(-1)]
     rank = max(x.ndim, len(target))
     own, wanted = [1] * (rank - x.ndim) + list(x.shape), [1] * (rank - len(target)) + target
     return (x.expand([one if other == 1 else other for one, other in zip(own, wanted, strict=True)]),)
@@ -247,7 +253,7 @@ RULES = {
     "Flatten": Rule(tie=tie_same_elements, compute=flatten, passes=True, alias=True),
     "Reshape": Rule(tie=tie_reshape, compute=reshape, follow=follow_reshape, passes=True, alias=True),
     "Transpose": Rule(tie=tie_transpose, compute=transpose, passes=True),
-    "Squeeze": Rule(tie=tie_same_elements, compute=squeeze, passes=True, alias=True),
+    "Squeeze": Rule(tie=tie_squeeze, compute=squeeze, passes=True, alias=True),
     "Unsqueeze": Rule(tie=tie_same_elements, compute=unsqueeze, passes=True, alias=True),
     "Concat": Rule(tie=tie_concat, compute=concat, follow=follow_written),
     "Expand": Rule(tie=tie_expand, compute=expand, follow=follow_expand, passes=True),

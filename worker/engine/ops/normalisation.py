@@ -34,6 +34,8 @@ def batch(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     if op.integer("training_mode", 0) or op.integer("spatial", 1) == 0 or len(op.outputs) > 1:
         raise NoTorchForm
     x, scale, bias, mean, var = (given(tensors, slot) for slot in range(5))
+    if x.ndim < 2:
+        raise NoTorchForm  # one channel: the only axis is the batch
     return (F.batch_norm(x, mean, var, scale, bias, training=False, eps=op.number("epsilon", 1e-5)),)
 
 
