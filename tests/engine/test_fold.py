@@ -179,3 +179,31 @@ def test_equality_with_the_original_is_seen_to_fail(monkeypatch: pytest.MonkeyPa
     dissected = dissect(proto, tmp_path)
     feeds = feeds_for(proto, 4)
     assert not np.allclose(run(dissected.cut({}), feeds)[0], run(proto, feeds)[0])
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_an_expand_as_torch_writes_it_keeps_its_sizes_known(seed: int, tmp_path: Path) -> None:
+    """A token in front of a sequence: -1 keeps an axis, and the sizes after it are numbers again."""
+    nodes = [
+        Node("MatMul", ["x", "w"], "p"),
+        Node("Shape", ["p"], "shape"),
+        Node("Gather", ["shape", "first"], "n", {"axis": 0}),
+        Node("Unsqueeze", ["n", "zero"], "n1"),
+        Node("Concat", ["n1", "keep", "keep"], "sizes", {"axis": 0}),
+        Node("ConstantOfShape", ["three"], "ones", {"value": onnx.numpy_helper.from_array(ints(1))}),
+        Node("Mul", ["ones", "minus"], "minuses"),
+        Node("Equal", ["sizes", "minuses"], "asked"),
+        Node("Where", ["asked", "ones", "sizes"], "target"),
+        Node("Expand", ["token", "target"], "e"),
+        Node("Concat", ["e", "p"], "c", {"axis": 1}),
+        Node("Tanh", ["c"], "t"),
+        Node("MatMul", ["t", "out"], "y"),
+    ]
+    numbers = {"first": np.array(0), "zero": ints(0), "keep": ints(-1), "three": ints(3), "minus": np.array(-1)}
+    weights = {"w": (6, 8), "token": (1, 1, 8), "out": (8, 4), **numbers}
+    dissected = dissect(model(nodes, weights, {"x": ["N", 5, 6]}, ["y"]), tmp_path)
+    assert [8] == [group.units for group in dissected.analysis.groups]
+    proof = dissected.proof(dissected.random_half(seed))
+    assert proof.passed
+    assert proof.mask_has_effect
+    assert not {"Where", "Equal"} & {node.op_type for node in dissected.cut({}).graph.node}

@@ -58,15 +58,17 @@ class _Folded:
     ops: list[Op] = field(default_factory=list)
 
 
-def fold_constants(model: ir.Model) -> None:
-    """Replace, in place."""
+def fold_constants(model: ir.Model, left: int | None = None) -> int:
+    """Replace, in place. `left` and what is returned are the bytes that may still be made."""
     graph = freeze(model)
-    budget = max(AT_LEAST_BYTES, AT_MOST_TIMES * sum(array.nbytes for array in graph.constants.values()))
-    folded = _Folded(budget)
+    if left is None:
+        left = max(AT_LEAST_BYTES, AT_MOST_TIMES * sum(array.nbytes for array in graph.constants.values()))
+    folded = _Folded(left)
     for op in graph.ops:
         _fold(graph, op, folded)
     if folded.ops:
         _replace(model.graph, folded)
+    return folded.left
 
 
 def _fold(graph: Graph, op: Op, folded: _Folded) -> None:

@@ -167,10 +167,11 @@ def _normalise(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, str]]:
         model = passes.InlinePass()(model).model
     model = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).model
     model = passes.RemoveInitializersFromInputsPass()(model).model
-    fold_constants(model)
-    settle_expands(model)
     settle_sizes(model)
-    fold_constants(model)
+    left = fold_constants(model)
+    if settle_expands(model):  # more sizes follow from these
+        settle_sizes(model)
+        fold_constants(model, left)
     open_products(model)
     drop_zero_states(model)
     copies = _unshare(model.graph)
