@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help run test lint format example bench bench-papers soak clean
+.PHONY: help run test lint format example bench bench-papers bench-prunability fuzz soak clean
 
 help:
 	@echo 'make run           install and serve on http://127.0.0.1:8000   (SERVE_ARGS="--port 9000")'
@@ -18,6 +18,8 @@ help:
 	@echo 'make example       train the digits network of examples/ into out/'
 	@echo 'make bench         time from POST to result beside the time of the engine; memory during uploads'
 	@echo 'make bench-papers  train and prune the networks of Zheng, beside the figures of the paper'
+	@echo 'make bench-prunability  half of every group over many models: exact, kept, time, memory, beside other pruners'
+	@echo 'make fuzz          thousands of random graphs, each cut exactly or printed small  (FUZZ_ARGS="--graphs 300")'
 	@echo 'make soak          jobs for minutes while parts are killed; fails on any loss  (SOAK_ARGS="--minutes 30")'
 	@echo 'make clean         remove what the other targets made; jobs in .espalier stay'
 
@@ -45,6 +47,13 @@ bench: $(VENV)/.dev
 
 bench-papers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.zheng $(ZHENG_ARGS)
+
+# BENCH_RIVALS_PYTHON names an interpreter with torch, onnx, onnxruntime, torch-pruning and onnxsim to compare with.
+bench-prunability: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.prunability $(PRUNABILITY_ARGS)
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)
 
 soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)

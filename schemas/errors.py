@@ -68,7 +68,18 @@ FAILURES: dict[str, Kind] = {
     "model_format_unsupported": Kind(
         422, "The model is in a format that is not taken", "Export it with torch.onnx.export and send the .onnx file."
     ),
+    "torchscript_untrusted": Kind(
+        422, "TorchScript is not opened here", "Export it with torch.onnx.export and send the .onnx file."
+    ),
+    "torchscript_refused": Kind(
+        422, "The TorchScript file cannot be taken", "Export it with torch.onnx.export and send the .onnx file."
+    ),
     "model_invalid": Kind(422, "The model is not valid ONNX", "Run onnx.checker.check_model on it and repair it."),
+    "model_too_large": Kind(
+        422,
+        "The model is larger than ONNX files can be",
+        "Prune it in parts, or convert its weights to half precision.",
+    ),
     "model_external_data_missing": Kind(
         422, "The model's external data was not sent", "Send the files it names under `external`."
     ),

@@ -4,13 +4,14 @@ In: nothing. Out: `Job` (what GET /jobs/{id} answers), `SubmitManifest` (on disk
 (on disk before the job is called succeeded).
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from schemas.errors import Failure
-from schemas.request import PruneRequest
+from schemas.request import REQUESTS, JobKind, JobRequest
 
 BLOB_PATTERN = r"^sha256:[0-9a-f]{64}$"
 
@@ -29,6 +30,19 @@ class JobState(StrEnum):
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _of_its_kind(raw: Any, info: ValidationInfo) -> Any:
+    """Options of an inspection would also pass as options of a pruning: the document's `kind`, before them, decides."""
+    kind = info.data.get("kind", "prune")
+    if isinstance(raw, Mapping):
+        return REQUESTS[kind].model_validate(raw)
+    if raw is not None and raw.kind != kind:
+        raise ValueError(f"these are no options of kind {kind!r}")
+    return raw
+
+
+RequestOfKind = Annotated[JobRequest, BeforeValidator(_of_its_kind)]
 
 
 class BlobRef(_Document):
@@ -57,11 +71,11 @@ class SubmitManifest(_Document):
 
     version: Literal[1] = 1
     id: str
-    kind: Literal["prune"] = "prune"
+    kind: JobKind = "prune"
     owner: str = Field(description="The name of the API key; never the key.")
     created_at: float = Field(description="Seconds since the epoch.")
     queue: Literal["cpu", "gpu"]
-    options: PruneRequest
+    options: RequestOfKind
     inputs: JobInputs
     idempotency_key: str | None = None
     body_sha256: str = Field(description="Hash of options and inputs: tells a repeat from another request.")
@@ -75,16 +89,17 @@ class Verdict(_Document):
 
 
 class JobResult(_Document):
-    """What a succeeded job leaves behind: four files and the verdict."""
+    """What a succeeded job leaves behind: its files and the verdict. An inspection makes no artifact."""
 
-    artifact: BlobRef
+    artifact: BlobRef | None
     report_json: BlobRef
     report_html: BlobRef
     report_md: BlobRef
     verdict: Verdict
 
     def all(self) -> tuple[BlobRef, ...]:
-        return (self.artifact, self.report_json, self.report_html, self.report_md)
+        reports = (self.report_json, self.report_html, self.report_md)
+        return reports if self.artifact is None else (self.artifact, *reports)
 
 
 class ResultManifest(_Document):
@@ -119,7 +134,7 @@ class Job(_Document):
     """The answer to GET /jobs/{id}."""
 
     id: str
-    kind: Literal["prune"] = "prune"
+    kind: JobKind = "prune"
     state: JobState
     attempt: int = Field(ge=0, description="How often a worker has started it; three attempts at most.")
     cancel_requested: bool = False
@@ -127,7 +142,7 @@ class Job(_Document):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
-    options: PruneRequest
+    options: RequestOfKind
     inputs: JobInputs
     result: JobResult | None = None
     failure: Failure | None = None

@@ -15,17 +15,17 @@ from schemas.request import PruneRequest
 SCHEMA_VERSION: Literal["1.0"] = "1.0"
 
 
-class _Part(BaseModel):
+class ReportPart(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class ClassAccuracy(_Part):
+class ClassAccuracy(ReportPart):
     label: int
     samples: int
     accuracy: float | None = Field(description="None for a class without samples.")
 
 
-class ClassificationScore(_Part):
+class ClassificationScore(ReportPart):
     task: Literal["classification"] = "classification"
     samples: int = Field(description="Judged positions: samples, times positions where the output has several.")
     score: float = Field(description="Top-1 accuracy.")
@@ -37,7 +37,7 @@ class ClassificationScore(_Part):
     agreement: float | None = Field(default=None, description="Share of predictions equal to the uploaded model's.")
 
 
-class BinaryScore(_Part):
+class BinaryScore(ReportPart):
     task: Literal["binary"] = "binary"
     samples: int
     score: float = Field(description="Accuracy.")
@@ -47,7 +47,7 @@ class BinaryScore(_Part):
     agreement: float | None = None
 
 
-class RegressionScore(_Part):
+class RegressionScore(ReportPart):
     task: Literal["regression"] = "regression"
     samples: int
     score: float = Field(description="R squared.")
@@ -55,7 +55,7 @@ class RegressionScore(_Part):
     mae: float
 
 
-class FidelityScore(_Part):
+class FidelityScore(ReportPart):
     task: Literal["fidelity"] = "fidelity"
     samples: int
     score: float = Field(description="Agreement of the predicted class, or 1 - relative error without classes.")
@@ -66,7 +66,7 @@ class FidelityScore(_Part):
 Score = Annotated[ClassificationScore | BinaryScore | RegressionScore | FidelityScore, Field(discriminator="task")]
 
 
-class Side(_Part):
+class Side(ReportPart):
     """One model, measured. MACs, activations and latency are for one sample (or the model's fixed batch)."""
 
     parameters: int
@@ -79,7 +79,7 @@ class Side(_Part):
     accuracy: Score | None = Field(description="None where the job had no data to judge with.")
 
 
-class LayerChange(_Part):
+class LayerChange(ReportPart):
     name: str
     op_type: str
     units_before: int
@@ -91,7 +91,7 @@ class LayerChange(_Part):
     macs_after: int
 
 
-class Pair(_Part):
+class Pair(ReportPart):
     """A removed unit and the one that stood against it."""
 
     removed: int
@@ -102,7 +102,7 @@ class Pair(_Part):
     )
 
 
-class GroupChange(_Part):
+class GroupChange(ReportPart):
     """Units that live on the same axes and were compared with each other."""
 
     name: str
@@ -115,7 +115,7 @@ class GroupChange(_Part):
     pairs: tuple[Pair, ...] = ()
 
 
-class Refusal(_Part):
+class Refusal(ReportPart):
     """Why something stays as it was."""
 
     where: str
@@ -124,14 +124,14 @@ class Refusal(_Part):
     parameters: int = Field(default=0, description="Parameters that this keeps out of reach.")
 
 
-class Coverage(_Part):
+class Coverage(ReportPart):
     parameters: int
     prunable_parameters: int = Field(description="Parameters of the layers that produce or read a prunable group.")
     groups: int
     units: int
 
 
-class Exactness(_Part):
+class Exactness(ReportPart):
     """The pruned file against the uploaded model with the same units masked to zero, both in onnxruntime."""
 
     max_relative_difference: float
@@ -142,7 +142,7 @@ class Exactness(_Part):
     outputs: tuple[str, ...] = Field(description="The tensors compared.")
 
 
-class DataUse(_Part):
+class DataUse(ReportPart):
     """What became of the samples."""
 
     calibration_samples: int
@@ -155,12 +155,12 @@ class DataUse(_Part):
     how: str = Field(description="The split in a sentence.")
 
 
-class StageTiming(_Part):
+class StageTiming(ReportPart):
     stage: str
     seconds: float
 
 
-class Provenance(_Part):
+class Provenance(ReportPart):
     model_sha256: str
     external_sha256: dict[str, str] = Field(default_factory=dict)
     calibration_sha256: str | None
@@ -172,7 +172,7 @@ class Provenance(_Part):
     versions: dict[str, str]
 
 
-class Report(_Part):
+class Report(ReportPart):
     schema_version: Literal["1.0"] = SCHEMA_VERSION
     options: PruneRequest
     verdict: Verdict

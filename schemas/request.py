@@ -1,12 +1,12 @@
 """`options`: what a caller asks for. The same in HTTP, the command line and the Python client.
 
-In: a JSON object. Out: a `PruneRequest`. Refused, by `parse_options`: unknown keys (naming the nearest known one),
-values out of range and combinations without a meaning, each with a JSON pointer.
+In: a JSON object. Out: a `PruneRequest` (`parse_options`) or an `InspectRequest` (`parse_inspection`). Refused: unknown
+keys (naming the nearest known one), values out of range and combinations without a meaning, each with a JSON pointer.
 """
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +18,7 @@ MAX_COMPLAINTS = 50
 MAX_KEY_CHARACTERS = 100
 
 Share = Annotated[float, Field(gt=0, lt=1)]
+JobKind = Literal["prune", "inspect"]
 AmountKind = Literal["threshold", "remove_units", "remove_weights", "keep_macs", "keep_parameters"]
 
 
@@ -56,10 +57,13 @@ class Amount(Strict):
 
 
 class Scope(Strict):
-    """Which layers may be pruned, by shell patterns on the names of layers, nodes and weights."""
+    """Which layers may be pruned: by shell patterns on the names of layers, nodes and weights, and by operator."""
 
     include: tuple[str, ...] = Field(default=("*",), min_length=1, description="A layer must match one of these.")
     exclude: tuple[str, ...] = Field(default=(), description="A layer must match none of these.")
+    operators: tuple[str, ...] = Field(
+        default=(), description="Only layers with these operators, such as Conv or Gemm; empty: with any."
+    )
     minimum_kept: int = Field(default=1, ge=1, description="Every group keeps at least this many units.")
 
 
@@ -108,6 +112,8 @@ class Constraints(Strict):
 
 class PruneRequest(Strict):
     """Everything a caller may choose about one pruning job."""
+
+    kind: ClassVar[JobKind] = "prune"
 
     criterion: Criterion = Field(default_factory=Distinctiveness)
     amount: Amount = Field(default_factory=lambda: Amount(threshold=True))
@@ -159,9 +165,45 @@ class PruneRequest(Strict):
             return self.criterion.needs_data() or not self.criterion.names_partners()
         return self.criterion.needs_data() or self.compensation == "project"
 
+    def why_data(self) -> str:
+        """What it is that cannot do without."""
+        return f"criterion {self.criterion.name!r} with compensation {self.compensation!r} looks at data"
+
+
+class InspectRequest(Strict):
+    """Everything a caller may choose about one inspection: what a pruning of the same model would see."""
+
+    kind: ClassVar[JobKind] = "inspect"
+    seed: ClassVar[int] = 0  # of the noise that stands in for data: only its shape counts
+
+    scope: Scope = Field(default_factory=Scope)
+    preprocess: Preprocess = Field(default_factory=Preprocess)
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job runs.")
+
+    def needs_data(self) -> bool:
+        """Never by itself; a model with open dimensions does, and says so when it is read."""
+        return False
+
+    def why_data(self) -> str:
+        return "the model has open dimensions"
+
+
+JobRequest = PruneRequest | InspectRequest
+REQUESTS: dict[JobKind, type[PruneRequest] | type[InspectRequest]] = {"prune": PruneRequest, "inspect": InspectRequest}
+Request = TypeVar("Request", PruneRequest, InspectRequest)
+
 
 def parse_options(raw: str | bytes | Mapping[str, Any]) -> PruneRequest:
     """Options from JSON text or a mapping. Raises `options_not_json` or `options_invalid` with pointers."""
+    return _parse(raw, PruneRequest)
+
+
+def parse_inspection(raw: str | bytes | Mapping[str, Any]) -> InspectRequest:
+    """The same for an inspection."""
+    return _parse(raw, InspectRequest)
+
+
+def _parse(raw: str | bytes | Mapping[str, Any], kind: type[Request]) -> Request:
     if isinstance(raw, str | bytes):
         try:
             raw = json.loads(raw or "{}")
@@ -172,19 +214,21 @@ def parse_options(raw: str | bytes | Mapping[str, Any]) -> PruneRequest:
     if not isinstance(raw, Mapping):
         raise EspalierError("options_not_json", f"options must be an object, not {type(raw).__name__}", where="options")
     try:
-        return PruneRequest.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        errors = tuple(explain(error))
+        errors = tuple(_explain(error, kind))
         detail = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in errors)
         if error.error_count() > len(errors):
             detail += f"; and {error.error_count() - len(errors)} more"
         raise EspalierError("options_invalid", detail, where="options", errors=errors) from None
 
 
-def explain(error: ValidationError) -> list[FieldError]:
+def _explain(error: ValidationError, kind: type[Strict]) -> list[FieldError]:
     """The first complaints of pydantic, each a pointer and a sentence; an unknown key names the nearest known one."""
     return [
-        FieldError(pointer=_pointer(problem["loc"]), detail=_sentence(problem["type"], problem["loc"], problem["msg"]))
+        FieldError(
+            pointer=_pointer(problem["loc"]), detail=_sentence(kind, problem["type"], problem["loc"], problem["msg"])
+        )
         for problem in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_COMPLAINTS]
     ]
 
@@ -200,21 +244,21 @@ def _short(part: int | str) -> str:
     return str(part)[:MAX_KEY_CHARACTERS]
 
 
-def _sentence(kind: str, loc: tuple[int | str, ...], message: str) -> str:
+def _sentence(request: type[Strict], kind: str, loc: tuple[int | str, ...], message: str) -> str:
     if kind == "extra_forbidden":
         key = _short(loc[-1])
-        return f"unknown option {key!r}; {nearest(key, _known(loc[:-1]))}"
+        return f"unknown option {key!r}; {nearest(key, _known(request, loc[:-1]))}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return f"`name` must be one of {', '.join(CRITERIA)}"
     return message.removeprefix("Value error, ")
 
 
-def _known(loc: tuple[int | str, ...]) -> tuple[str, ...]:
+def _known(request: type[Strict], loc: tuple[int | str, ...]) -> tuple[str, ...]:
     """The keys that the object at `loc` of the options takes."""
     if not loc:
-        model: type[BaseModel] = PruneRequest
+        model: type[BaseModel] = request
     elif loc[0] == "criterion":
         model = CRITERIA[str(loc[1])]
     else:
-        model = PruneRequest.model_fields[str(loc[0])].annotation  # type: ignore[assignment]  # sections are models
+        model = request.model_fields[str(loc[0])].annotation  # type: ignore[assignment]  # sections are models
     return tuple(field.alias or name for name, field in model.model_fields.items())

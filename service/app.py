@@ -23,9 +23,10 @@ from service import errors, openapi
 from service.auth import Gate, Policy
 from service.context import Service, new_job_id
 from service.events import Feed
+from service.intake import InspectBody, PruneBody
 from service.metrics import Metrics
 from service.observe import Observe
-from service.routes import blobs, jobs, meta, prune
+from service.routes import blobs, inspect, jobs, meta, prune
 from state.bell import Bell
 from state.blobs import open_blobs
 from state.jobs import JobStore, connect
@@ -35,7 +36,7 @@ from state.settings import Settings
 DESCRIPTION = (
     "Prunes neural networks to fit embedded devices. Send an ONNX model, calibration data and options to "
     "`POST /prune`; poll the job or follow its events; fetch a smaller ONNX file and a report of what was removed "
-    "and what it cost."
+    "and what it cost. `POST /inspect` only looks: what could go, and what stays and why."
 )
 
 log = logging.getLogger("espalier.http")
@@ -71,10 +72,10 @@ def create_app(
         lifespan=_lifespan(service, bell),
     )
     app.state.service = service
-    for routes in (prune, jobs, blobs, meta):
+    for routes in (prune, inspect, jobs, blobs, meta):
         app.include_router(routes.router)
     errors.install(app)
-    openapi.install(app, (prune.PruneBody,))
+    openapi.install(app, (PruneBody, InspectBody))
     # The one added last is the outermost.
     app.add_middleware(Gate, policy=policy)
     app.add_middleware(Observe, metrics=service.metrics)

@@ -20,6 +20,7 @@ from typing import TypeAlias
 from schemas.errors import EspalierError, Failure
 from service.client import DEFAULT_SERVER, Client
 from service.extras import EMBEDDED, STATE, MissingExtraError, require
+from service.inspect_command import inspect
 from service.prune_command import UsageError, prune
 from service.summary import criteria_text, job_lines
 
@@ -68,6 +69,7 @@ def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"espalier {importlib.metadata.version('espalier')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_prune(commands, environ)
+    _add_inspect(commands, environ)
     _add_serve(commands)
     jobs = _command(commands, "jobs", list_jobs, "List your jobs, newest first.")
     jobs.add_argument("--limit", type=int, default=20, metavar="N", help="how many at most (default 20)")
@@ -116,11 +118,38 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
         "table of before and after to stdout. Ctrl-C cancels the job."
     )
     parser = _command(commands, "prune", prune, about)
-    parser.add_argument("model", type=Path, metavar="MODEL", help="the model, an ONNX file")
-    parser.add_argument("--data", type=Path, metavar="CAL.npz", help="calibration data: .npz, .npy or .csv")
+    _add_model(parser)
     parser.add_argument(
         "--eval", type=Path, metavar="EVAL.npz", help="data to measure accuracy with (default: a share of --data)"
     )
+    parser.add_argument("--out", type=Path, metavar="PRUNED.onnx", help="the result (default: MODEL.pruned.onnx here)")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="REPORT",
+        help="the report, in the form that the suffix names: .json, .html or .md; repeatable",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    _add_place(parser, environ)
+
+
+def _add_inspect(commands: Commands, environ: Mapping[str, str]) -> None:
+    about = (
+        "Say what of a model could go, and what stays and why. Nothing is removed. Needs data only where the model's "
+        "inputs have open dimensions besides the batch, and for TorchScript."
+    )
+    parser = _command(commands, "inspect", inspect, about)
+    _add_model(parser)
+    parser.add_argument("--json", action="store_true", help="print the whole inspection as JSON instead of the table")
+    _add_place(parser, environ)
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    """The model, its data and the options."""
+    parser.add_argument("model", type=Path, metavar="MODEL", help="the model: ONNX, or TorchScript with --data")
+    parser.add_argument("--data", type=Path, metavar="CAL.npz", help="calibration data: .npz, .npy or .csv")
     parser.add_argument(
         "--external",
         action="append",
@@ -136,18 +165,17 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
         metavar="PATH=VALUE",
         help="one option, after --options: criterion.angle_deg=20, amount.keep_macs=0.5; repeatable",
     )
-    parser.add_argument("--out", type=Path, metavar="PRUNED.onnx", help="the result (default: MODEL.pruned.onnx here)")
-    parser.add_argument(
-        "--report",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="REPORT",
-        help="the report, in the form that the suffix names: .json, .html or .md; repeatable",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+
+
+def _add_place(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """Where the work is done."""
     parser.add_argument("--local", action="store_true", help="work here, in a child process, without a service")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="threads for --local (default: all)")
+    parser.add_argument(
+        "--trust-torchscript",
+        action="store_true",
+        help="with --local: load a TorchScript model, which is a program, without confinement",
+    )
     _add_server(parser, environ)
 
 

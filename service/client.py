@@ -18,9 +18,10 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import EspalierError, Failure
+from schemas.inspection import Inspection
 from schemas.job import Job, JobEvent, JobPage, Progress
 from schemas.report import Report
-from schemas.request import PruneRequest
+from schemas.request import JobRequest
 from service.files import replacing
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -75,7 +76,7 @@ class Client:
     def submit(
         self,
         model: Path,
-        options: PruneRequest,
+        options: JobRequest,
         *,
         calibration: Path | None = None,
         evaluation: Path | None = None,
@@ -91,14 +92,14 @@ class Client:
         def send_form() -> httpx.Response:
             with ExitStack() as opened:
                 parts = {field: (path.name, opened.enter_context(path.open("rb"))) for field, path in present.items()}
-                return self._http.post("/prune", headers=key, data={"options": document}, files=parts)
+                return self._http.post(f"/{options.kind}", headers=key, data={"options": document}, files=parts)
 
         if not external:
             return _parse(Job, self._checked(send_form))
         blobs: dict[str, object] = {field: {"blob": self.upload(path)} for field, path in present.items()}
         outside = {location: self.upload(path) for location, path in external.items()}
         body = {**blobs, "model": {"blob": self.upload(model), "external": outside}, "options": json.loads(document)}
-        return _parse(Job, self._checked(lambda: self._http.post("/prune", headers=key, json=body)))
+        return _parse(Job, self._checked(lambda: self._http.post(f"/{options.kind}", headers=key, json=body)))
 
     def upload(self, path: Path) -> str:
         """Store a file under its hash; its blob name, for requests that refer to it."""
@@ -161,7 +162,8 @@ class Client:
     def artifact(self, job_id: str, path: Path) -> None:
         """Fetch the pruned model into `path`, which appears only once it is whole and has the announced hash."""
         result = self.get(job_id).result
-        if result is None:
+        announced = result.artifact if result else None
+        if announced is None:
             raise EspalierError("job_has_no_result", f"job {job_id} has no artifact", where=job_id)
 
         def fetch() -> httpx.Response:
@@ -174,14 +176,18 @@ class Client:
                     hasher.update(chunk)
                     file.write(chunk)
                 arrived = f"sha256:{hasher.hexdigest()}"
-                if arrived != result.artifact.blob:
-                    raise EspalierError("download_corrupt", f"expected {result.artifact.blob}, got {arrived}")
+                if arrived != announced.blob:
+                    raise EspalierError("download_corrupt", f"expected {announced.blob}, got {arrived}")
                 return response
 
         self._checked(fetch)
 
     def report(self, job_id: str) -> Report:
         return _parse(Report, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
+
+    def inspection(self, job_id: str) -> Inspection:
+        """The report of an inspection."""
+        return _parse(Inspection, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
 
     def report_document(self, job_id: str, kind: ReportKind) -> bytes:
         """The report as the service renders it: JSON, HTML or Markdown."""

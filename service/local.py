@@ -1,4 +1,4 @@
-"""`espalier prune --local`: the engine in a child process, so that this shell never imports it.
+"""`espalier prune --local`, `espalier inspect --local`: the engine in a child process; this shell never imports it.
 
 In: a request and paths. Out: the files that the engine leaves in the work folder. Refused: a missing engine
 (`MissingExtraError`), and whatever the engine refuses, with its own code; a child that dies without a word is
@@ -17,7 +17,7 @@ from typing import IO
 
 from schemas.errors import EspalierError, Failure
 from schemas.job import Progress
-from schemas.request import PruneRequest
+from schemas.request import JobRequest
 from service.extras import ENGINE, require
 
 LAST_WORDS = 2000
@@ -28,7 +28,7 @@ THREADING = {"OMP_WAIT_POLICY": "PASSIVE", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def run_local(
-    request: PruneRequest,
+    request: JobRequest,
     *,
     model: Path,
     calibration: Path | None,
@@ -36,6 +36,7 @@ def run_local(
     external: Mapping[str, Path],
     workdir: Path,
     threads: int,
+    trust_torchscript: bool,
     on_progress: Callable[[Progress], None],
 ) -> None:
     require("--local", "engine", ENGINE)
@@ -45,10 +46,13 @@ def run_local(
     command += ["--workdir", str(workdir), "--threads", str(threads)]
     for flag, path in (("--calibration", calibration), ("--evaluation", evaluation)):
         command += [flag, str(path)] if path else []
+    command += ["--inspect"] if request.kind == "inspect" else []
+    command += ["--trust-torchscript"] if trust_torchscript else []
     for location, path in external.items():
         command += ["--external", f"{location}={path}"]
     with tempfile.TemporaryFile() as words:
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, env=THREADING | os.environ) as child:  # noqa: S603  # our own interpreter and module
+        environ = THREADING | os.environ
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=words, env=environ) as child:  # noqa: S603  # our own interpreter and module
             try:
                 failure = _follow(child, on_progress)
             finally:

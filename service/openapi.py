@@ -2,7 +2,7 @@
 app.
 
 In: the app's routes. Out: the document with the problem schema on every failure, the two ways to send an API key, and
-the bodies of POST /prune and PUT /blobs. FastAPI's own 422 schema is taken out: no answer has that form.
+the bodies of POST /prune, POST /inspect and PUT /blobs. FastAPI's own 422 schema is taken out: no answer has that form.
 """
 
 from http import HTTPStatus
@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from schemas.request import PruneRequest
+from schemas.request import InspectRequest, PruneRequest
 from service.auth import OPEN_PATHS
 from service.errors import MEDIA_TYPE, Problem
 
@@ -33,28 +33,40 @@ def _file(what: str) -> Json:
     return {"type": "string", "format": "binary", "description": what}
 
 
-PRUNE_BODY: Json = {
-    "required": True,
-    "content": {
-        "multipart/form-data": {
-            "schema": {
-                "type": "object",
-                "required": ["model"],
-                "additionalProperties": False,
-                "properties": {
-                    "model": _file("An ONNX file."),
-                    "calibration": _file(
-                        ".npz, .npy or .csv; unlabelled data will do. Required where options need it."
-                    ),
-                    "evaluation": _file(".npz, .npy or .csv with labels; without it the calibration data are split."),
-                    "options": {"$ref": "#/components/schemas/PruneRequest"},
-                },
-            },
-            "encoding": {"options": {"contentType": "application/json"}},
+MODEL = _file("An ONNX file, or TorchScript with calibration data.")
+
+
+def _job_body(options: type[Any], body: str, files: Json) -> Json:
+    """A request for a job: a form with files, or JSON that names blobs."""
+    ref = {"$ref": _REF.format(model=options.__name__)}
+    form = {
+        "type": "object",
+        "required": ["model"],
+        "additionalProperties": False,
+        "properties": {"model": MODEL, **files, "options": ref},
+    }
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {"schema": form, "encoding": {"options": {"contentType": "application/json"}}},
+            "application/json": {"schema": {"$ref": _REF.format(model=body)}},
         },
-        "application/json": {"schema": {"$ref": "#/components/schemas/PruneBody"}},
+    }
+
+
+PRUNE_BODY = _job_body(
+    PruneRequest,
+    "PruneBody",
+    {
+        "calibration": _file(".npz, .npy or .csv; unlabelled data will do. Required where options need it."),
+        "evaluation": _file(".npz, .npy or .csv with labels; without it the calibration data are split."),
     },
-}
+)
+INSPECT_BODY = _job_body(
+    InspectRequest,
+    "InspectBody",
+    {"calibration": _file(".npz, .npy or .csv. Required where inputs have open dimensions besides the batch.")},
+)
 
 BLOB_BODY: Json = {
     "required": True,
@@ -67,7 +79,7 @@ def install(app: FastAPI, extra: tuple[type[Any], ...]) -> None:
 
     def openapi() -> Json:
         if app.openapi_schema is None:
-            app.openapi_schema = _complete(app, (PruneRequest, Problem, *extra))
+            app.openapi_schema = _complete(app, (PruneRequest, InspectRequest, Problem, *extra))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

@@ -16,14 +16,23 @@ STARTS: dict[str, dict[str, object]] = {"criterion": {"name": PruneRequest().cri
 
 
 def gather(file: Path | None, settings: Sequence[str]) -> PruneRequest:
+    """The options of a pruning."""
+    return parse_options(document_of(file, settings))
+
+
+def document_of(file: Path | None, settings: Sequence[str]) -> dict[str, object]:
+    """The options as one document, not yet checked."""
     try:
         document = json.loads(file.read_bytes() if file else b"{}")
     except ValueError as error:
         raise EspalierError("options_not_json", str(error), where=str(file)) from None
-    if isinstance(document, dict):
-        for text in settings:
-            _put(document, text)
-    return parse_options(document)
+    if not isinstance(document, dict):
+        raise EspalierError(
+            "options_not_json", f"options must be an object, not {type(document).__name__}", where=str(file)
+        )
+    for text in settings:
+        _put(document, text)
+    return document
 
 
 def _put(document: dict[str, object], text: str) -> None:

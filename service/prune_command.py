@@ -9,12 +9,12 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import EspalierError, Failure
-from schemas.job import JobState
+from schemas.job import Job, JobState
 from schemas.report import Report
 from schemas.request import PruneRequest
 from service.client import Client, ReportKind
@@ -42,10 +42,8 @@ class Task:
 
 def task_of(arguments: argparse.Namespace) -> Task:
     """The arguments, checked before anything is uploaded or started."""
-    external = dict(_location(text) for text in arguments.external)
-    for path in (arguments.model, arguments.data, arguments.eval, arguments.options, *external.values()):
-        if path is not None and not path.is_file():
-            raise UsageError(f"there is no file {path}")
+    external = locations(arguments.external)
+    existing(arguments.model, arguments.data, arguments.eval, arguments.options, *external.values())
     for path in arguments.report:
         if path.suffix.lower() not in KINDS:
             raise UsageError(f"--report {path}: the suffix chooses the form; use .json, .html or .md")
@@ -64,6 +62,18 @@ class UsageError(Exception):
     """The command line itself is wrong; exit code 2."""
 
 
+def existing(*paths: Path | None) -> None:
+    """Every file that is named is there."""
+    for path in paths:
+        if path is not None and not path.is_file():
+            raise UsageError(f"there is no file {path}")
+
+
+def locations(texts: Sequence[str]) -> dict[str, Path]:
+    """The files of external data by the locations that the model names."""
+    return dict(_location(text) for text in texts)
+
+
 def _location(text: str) -> tuple[str, Path]:
     location, equals, path = text.partition("=")
     if not equals or not location or not path:
@@ -75,7 +85,7 @@ def prune(arguments: argparse.Namespace) -> int:
     task = task_of(arguments)
     progress = ProgressLine(sys.stderr)
     try:
-        report = _local(task, arguments.threads, progress) if arguments.local else _remote(task, arguments, progress)
+        report = _local(task, arguments, progress) if arguments.local else _remote(task, arguments, progress)
     finally:
         progress.end()
     if arguments.json:
@@ -92,7 +102,7 @@ def _answer(task: Task, report: Report) -> dict[str, object]:
     return {**files, **report.model_dump(mode="json", include=wanted)}
 
 
-def _local(task: Task, threads: int, progress: ProgressLine) -> Report:
+def _local(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -> Report:
     with tempfile.TemporaryDirectory(prefix="espalier-") as name:
         folder = Path(name)
         run_local(
@@ -102,7 +112,8 @@ def _local(task: Task, threads: int, progress: ProgressLine) -> Report:
             evaluation=task.evaluation,
             external=task.external,
             workdir=folder,
-            threads=threads,
+            threads=arguments.threads,
+            trust_torchscript=arguments.trust_torchscript,
             on_progress=progress,
         )
         report = Report.model_validate_json((folder / "report.json").read_bytes())
@@ -126,23 +137,29 @@ def _remote(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -
             evaluation=task.evaluation,
             external=task.external,
         )
-        try:
-            print(f"job {job.id} on {arguments.server}", file=sys.stderr, flush=True)
-            job = client.wait(job.id, progress)
-        except KeyboardInterrupt:
-            progress.end()
-            client.cancel(job.id)
-            print(f"job {job.id} cancelled", file=sys.stderr)
-            raise
-        progress.end()
-        if job.state is not JobState.SUCCEEDED:
-            raise EspalierError.of(job.failure or _cancelled(job.id))
+        job = followed(client, job, arguments.server, progress)
         report = client.report(job.id)
         for path in task.reports:
             with replacing(path) as file:
                 file.write(client.report_document(job.id, KINDS[path.suffix.lower()]))
         client.artifact(job.id, task.out)
     return report
+
+
+def followed(client: Client, job: Job, server: str, progress: ProgressLine) -> Job:
+    """The job once it has succeeded. Ctrl-C cancels it."""
+    try:
+        print(f"job {job.id} on {server}", file=sys.stderr, flush=True)
+        job = client.wait(job.id, progress)
+    except KeyboardInterrupt:
+        progress.end()
+        client.cancel(job.id)
+        print(f"job {job.id} cancelled", file=sys.stderr)
+        raise
+    progress.end()
+    if job.state is not JobState.SUCCEEDED:
+        raise EspalierError.of(job.failure or _cancelled(job.id))
+    return job
 
 
 def _cancelled(job_id: str) -> Failure:

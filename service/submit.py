@@ -17,7 +17,7 @@ from typing import Literal
 
 from schemas.errors import EspalierError
 from schemas.job import BlobRef, JobInputs, SubmitManifest
-from schemas.request import PruneRequest
+from schemas.request import JobRequest
 from service.context import Service
 from state.blobs import BlobWriter, submit_key
 from state.reaper import discard
@@ -29,7 +29,7 @@ MAX_KEY_CHARS = 200
 @dataclass(frozen=True)
 class Order:
     owner: str
-    options: PruneRequest
+    options: JobRequest
     inputs: JobInputs
     idempotency_key: str | None
     uploads: Mapping[str, BlobWriter] = field(default_factory=dict)  # blob name -> its file, not yet in its place
@@ -44,9 +44,10 @@ def idempotency_key(header: str | None) -> str | None:
     return header
 
 
-def body_hash(options: PruneRequest, inputs: JobInputs) -> str:
+def body_hash(options: JobRequest, inputs: JobInputs) -> str:
     """What makes two requests the same: the options and the content of the files, not what these are called."""
     asked = {
+        "kind": options.kind,
         "options": options.model_dump(mode="json", by_alias=True),
         "model": inputs.model.blob,
         "external": {location: ref.blob for location, ref in sorted(inputs.external.items())},
@@ -67,9 +68,7 @@ def owned_blob(service: Service, owner: str, blob: str, name: str) -> BlobRef:
 def place(service: Service, order: Order) -> JobRecord:
     """Queue the order's job; or find the job that the same idempotency key led to before."""
     if order.options.needs_data() and order.inputs.calibration is None:
-        options = order.options
-        why = f"criterion {options.criterion.name!r} with compensation {options.compensation!r} looks at data"
-        raise EspalierError("calibration_required", why, where="calibration")
+        raise EspalierError("calibration_required", order.options.why_data(), where="calibration")
     body_sha256 = body_hash(order.options, order.inputs)
     if order.idempotency_key is not None:
         known = service.jobs.repeat_of(order.owner, order.idempotency_key, body_sha256)
@@ -77,6 +76,7 @@ def place(service: Service, order: Order) -> JobRecord:
             return service.jobs.get(known, order.owner)
     manifest = SubmitManifest(
         id=service.new_id(),
+        kind=order.options.kind,
         owner=order.owner,
         created_at=service.clock(),
         queue=_queue_for(service, order.options.device),

@@ -5,10 +5,11 @@ In: a `Report`, a `Job` list or the criteria. Out: text. Nothing is refused.
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from schemas.criteria import CRITERIA, CriterionBase
+from schemas.inspection import Inspection
 from schemas.job import Job
 from schemas.report import Report, Score, Side
 
@@ -65,6 +66,53 @@ def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
         f"{name:<{widths[0]}}  {old:>{widths[1]}}  {new:>{widths[2]}}  {change}".rstrip()
         for name, old, new, change in rows
     ]
+
+
+ROWS_SHOWN = 60
+
+
+def inspection_table(found: Inspection) -> str:
+    """The groups, what stays and why, and how much of the model is within reach."""
+    model, seen = found.model, found.coverage
+    share = seen.prunable_parameters / seen.parameters if seen.parameters else 0.0
+    lines = [
+        f"{model.name}: {model.parameters:,} parameters, {model.macs:,} MACs, {model.operators:,} operators",
+        f"{seen.groups:,} groups of {seen.units:,} units; {share:.1%} of the parameters lie where units can go",
+    ]
+    groups = [
+        (
+            one.name if one.in_scope else f"{one.name} (not in scope)",
+            f"{one.units:,}",
+            f"{one.parameters_per_unit:,}",
+            f"{one.macs_per_unit:,}",
+            ", ".join(one.consumers),
+        )
+        for one in found.groups
+    ]
+    pins = [(one.where, f"{one.parameters:,}", one.message) for one in found.pins]
+    rest = [(one.reason, f"{one.parameters:,}", f"{one.constants:,}", one.example) for one in found.untouched]
+    other = [(one.operator, f"{one.nodes:,}", one.example) for one in found.fallback]
+    lines += _section(("GROUP", "UNITS", "PARAMETERS/UNIT", "MACS/UNIT", "READ BY"), groups)
+    lines += _section(("STAYS", "PARAMETERS", "WHY"), pins)
+    lines += _section(("IN NO GROUP", "PARAMETERS", "WEIGHTS", "FOR EXAMPLE"), rest)
+    lines += _section(("RUN IN ONNXRUNTIME", "NODES", "FOR EXAMPLE"), other)
+    return "\n".join(lines)
+
+
+def _section(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """A table under an empty line: texts on the left, numbers on the right; the last column as long as it is."""
+    if not rows:
+        return []
+    shown = [head, *rows[:ROWS_SHOWN]]
+    widths = [max(len(row[i]) for row in shown) for i in range(len(head))]
+    lines = [""]
+    for row in shown:
+        cells = [
+            row[0].ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(row[1:-1], widths[1:], strict=False)),
+        ]
+        lines.append("  ".join([*cells, row[-1]]).rstrip())
+    return lines + ([f"{len(rows) - ROWS_SHOWN} more: --json shows all"] if len(rows) > ROWS_SHOWN else [])
 
 
 def job_lines(jobs: Iterable[Job]) -> list[str]:

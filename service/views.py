@@ -18,7 +18,7 @@ def job_of(record: JobRecord, public_url: str) -> Job:
         self=base,
         events=f"{base}/events",
         cancel=f"{base}/cancel",
-        artifact=f"{base}/artifact" if done else None,
+        artifact=f"{base}/artifact" if done and record.result and record.result.artifact else None,
         report=f"{base}/report" if done else None,
     )
     return Job(

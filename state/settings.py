@@ -45,6 +45,10 @@ class Settings(BaseModel):
         default="best", description="full: refuse jobs unless fully confined; best: confine as far as the kernel can."
     )
 
+    torchscript: bool = Field(
+        default=True, description="Take TorchScript models, which are programs, where jobs are fully confined."
+    )
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """The settings in an environment; empty values count as absent."""

@@ -1,6 +1,6 @@
 """One attempt at one job: from the claim to the result in its place, or to a failure with a name.
 
-In: a claim and the `Workplace`. Out: nothing but effects: four blobs, a result manifest, the job's state. Refused: what
+In: a claim and the `Workplace`. Out: nothing but effects: the blobs, a result manifest, the job's state. Refused: what
 the engine refuses, limits that are broken, results that do not hold; each ends the job as failed. An attempt that has
 lost its job, or whose launcher died under it, ends without a word: the job is somebody else's, or will be tried again.
 """
@@ -21,7 +21,7 @@ from state.jobs import Claim, JobStore
 from state.reaper import discard
 from state.settings import Settings
 from worker.children import Ending, Launcher, resident_bytes
-from worker.harvest import Harvest, harvest
+from worker.harvest import ARTIFACT, Harvest, harvest
 from worker.lease import Lease
 from worker.orders import Bounds, Order, Source, Sources
 from worker.workspace import workspace
@@ -115,17 +115,18 @@ def _materialise(manifest: SubmitManifest, blobs: BlobStore, folder: Path) -> So
 
 
 def _run(manifest: SubmitManifest, place: Workplace, lease: Lease, folder: Path, sources: Sources) -> Harvest:
-    """The job in one confined child, the verification of what it made in a second one."""
+    """The job in one confined child, the verification of an artifact in a second one."""
     bounds = bounds_of(place.settings, sources)
     work, verify = folder / "work", folder / "verify"
     work.mkdir()
     verify.mkdir()
-    prune = Order(kind="prune", workdir=work, bounds=bounds, request=manifest.options, sources=sources)
+    order = Order(kind=manifest.kind, workdir=work, bounds=bounds, request=manifest.options, sources=sources)
     guard = _guard(place, lease)
-    _demand(place.launcher.run(prune, folder / "prune.json", guard, lease.report), manifest.id)
-    gathered = harvest(work, model_name=manifest.inputs.model.name, most_bytes=bounds.file_bytes)
-    check = Order(kind="verify", workdir=verify, bounds=bounds, artifact=gathered.files["artifact.onnx"])
-    _demand(place.launcher.run(check, folder / "verify.json", guard, lambda _: None), manifest.id)
+    _demand(place.launcher.run(order, folder / "order.json", guard, lease.report), manifest.id)
+    gathered = harvest(work, manifest.kind, model_name=manifest.inputs.model.name, most_bytes=bounds.file_bytes)
+    if ARTIFACT in gathered.files:
+        check = Order(kind="verify", workdir=verify, bounds=bounds, artifact=gathered.files[ARTIFACT])
+        _demand(place.launcher.run(check, folder / "verify.json", guard, lambda _: None), manifest.id)
     return gathered
 
 
@@ -142,6 +143,7 @@ def bounds_of(settings: Settings, sources: Sources | None) -> Bounds:
         data_bytes=settings.max_data_bytes,
         sandbox=settings.sandbox,
         cuda=cuda,
+        torchscript=settings.torchscript,
     )
 
 

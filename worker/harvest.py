@@ -1,8 +1,8 @@
 """What a finished child left in its work folder: checked without parsing a model.
 
-In: the folder. Out: `Harvest`: the four files with size and hash, and the report. Refused (`artifact_rejected`): a file
-that is missing, empty, too large, not a plain file or known under a second name, a report that does not fit its schema,
-and one that speaks of another artifact.
+In: the folder. Out: `Harvest`: the job's files with size and hash, and the verdict. Refused (`artifact_rejected`): a
+file that is missing, empty, too large, not a plain file or known under a second name, a report that does not fit its
+schema, and one that speaks of another artifact.
 """
 
 import hashlib
@@ -10,44 +10,63 @@ import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from schemas.errors import EspalierError
-from schemas.job import BlobRef, JobResult
+from schemas.inspection import Inspection
+from schemas.job import BlobRef, JobResult, Verdict
 from schemas.report import Report
+from schemas.request import JobKind
 
 REPORT_BYTES = 64 * 1024 * 1024
-NAMES = ("artifact.onnx", "report.json", "report.html", "report.md")
+ARTIFACT = "artifact.onnx"
+REPORTS = ("report.json", "report.html", "report.md")
+NAMES: dict[JobKind, tuple[str, ...]] = {"prune": (ARTIFACT, *REPORTS), "inspect": REPORTS}
+
+Document = TypeVar("Document", Report, Inspection)
 
 
 @dataclass(frozen=True)
 class Harvest:
-    """`files` maps each of `NAMES` to its path."""
+    """`files` maps each of the kind's `NAMES` to its path."""
 
     result: JobResult
     files: dict[str, Path]
 
 
-def harvest(folder: Path, *, model_name: str, most_bytes: int) -> Harvest:
+def harvest(folder: Path, kind: JobKind, *, model_name: str, most_bytes: int) -> Harvest:
     """Check and hash what is there."""
     found = {}
-    for name in NAMES:
-        sha, size, text = _read(folder / name, most_bytes if name == "artifact.onnx" else REPORT_BYTES)
+    for name in NAMES[kind]:
+        sha, size, text = _read(folder / name, most_bytes if name == ARTIFACT else REPORT_BYTES)
         found[name] = BlobRef(blob=sha, bytes=size, name=name)
         if name == "report.json":
-            report = _report(text)
-    artifact = found["artifact.onnx"].model_copy(update={"name": f"{Path(model_name).stem or 'model'}.pruned.onnx"})
-    if report.provenance.artifact_sha256.removeprefix("sha256:") != artifact.blob.removeprefix("sha256:"):
-        raise EspalierError("artifact_rejected", "the report speaks of another file", where="report.json")
+            verdict = _verdict(text, kind, found.get(ARTIFACT))
+    if ARTIFACT in found:
+        stem = Path(model_name).stem or "model"
+        found[ARTIFACT] = found[ARTIFACT].model_copy(update={"name": f"{stem}.pruned.onnx"})
     result = JobResult(
-        artifact=artifact,
+        artifact=found.get(ARTIFACT),
         report_json=found["report.json"],
         report_html=found["report.html"],
         report_md=found["report.md"],
-        verdict=report.verdict,
+        verdict=verdict,
     )
-    return Harvest(result, {name: folder / name for name in NAMES})
+    return Harvest(result, {name: folder / name for name in NAMES[kind]})
+
+
+def _verdict(text: bytes, kind: JobKind, artifact: BlobRef | None) -> Verdict:
+    """What the report says of the constraints, once it is found to be of its kind and about this artifact."""
+    if kind == "inspect":
+        _document(text, Inspection)
+        return Verdict(met=True)
+    report = _document(text, Report)
+    assert artifact is not None, "a pruning has one"
+    if report.provenance.artifact_sha256.removeprefix("sha256:") != artifact.blob.removeprefix("sha256:"):
+        raise EspalierError("artifact_rejected", "the report speaks of another file", where="report.json")
+    return report.verdict
 
 
 def _read(path: Path, most_bytes: int) -> tuple[str, int, bytes]:
@@ -69,9 +88,9 @@ def _read(path: Path, most_bytes: int) -> tuple[str, int, bytes]:
         return f"sha256:{digest}", status.st_size, file.read() if path.suffix == ".json" else b""
 
 
-def _report(text: bytes) -> Report:
+def _document(text: bytes, kind: type[Document]) -> Document:
     try:
-        return Report.model_validate_json(text)
+        return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         detail = f"{'/'.join(str(part) for part in first['loc'])}: {first['msg']}"

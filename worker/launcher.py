@@ -108,7 +108,7 @@ def _obey(work: Work, order: Order) -> int:
     try:
         if order.bounds.sandbox == "full" and sandbox.level != "full":
             raise EspalierError("sandbox_unavailable", f"the kernel lacks {', '.join(sandbox.missing)}")
-        work(order, lambda progress: _say(Line(progress=progress)))
+        work(order.confined_to(sandbox.level), lambda progress: _say(Line(progress=progress)))
     except EspalierError as error:
         _say(Line(failure=error.failure))
         return FAILED

@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from schemas.errors import Failure
-from schemas.job import Progress
-from schemas.request import PruneRequest
-from worker.sandbox import Confinement, Sandbox
+from schemas.job import Progress, RequestOfKind
+from schemas.request import JobKind
+from worker.sandbox import Confinement, Level, Sandbox
 
 Emit = Callable[[Progress], None]
 
@@ -46,7 +46,7 @@ class Sources(_Document):
 
 class Bounds(_Document):
     """What the process may use. `memory_bytes` limits the address space, which CUDA forbids; then only the worker
-    watches what is resident."""
+    watches what is resident. `torchscript`: a model may come as a program, if the process is confined at full level."""
 
     threads: int
     cpu_seconds: int
@@ -55,17 +55,24 @@ class Bounds(_Document):
     data_bytes: int
     sandbox: Literal["full", "best", "off"]
     cuda: bool
+    torchscript: bool
 
 
 class Order(_Document):
-    """`prune`: run a job. `verify`: judge the artifact."""
+    """`prune`, `inspect`: run a job. `verify`: judge the artifact."""
 
-    kind: Literal["prune", "verify"]
+    kind: JobKind | Literal["verify"]
     workdir: Path
     bounds: Bounds
-    request: PruneRequest | None = None
+    request: RequestOfKind | None = None
     sources: Sources | None = None
     artifact: Path | None = None
+
+    def confined_to(self, level: Level) -> "Order":
+        """The order as the process may carry it out, once it knows how far it is confined."""
+        if level == "full":
+            return self
+        return self.model_copy(update={"bounds": self.bounds.model_copy(update={"torchscript": False})})
 
     def confinement(self) -> Confinement:
         """What the process of this order may do."""

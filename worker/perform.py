@@ -1,11 +1,13 @@
 """What the child of the real launcher does for an order: the engine's work, from files to files.
 
-In: an order and where to report. Out: the four files in the work folder, or a verdict on the artifact by its silence.
+In: an order and where to report. Out: the job's files in the work folder, or a verdict on the artifact by its silence.
 Refused: whatever the engine refuses. Imported once, by the launcher; every child finds it there.
 """
 
 import onnxruntime
 
+from schemas.request import PruneRequest
+from worker.engine.inspect import inspect
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.verify import verify_artifact
 from worker.orders import Emit, Order, Source
@@ -28,7 +30,11 @@ def perform(order: Order, emit: Emit) -> None:
         calibration=_file(order.sources.calibration) if order.sources.calibration else None,
         evaluation=_file(order.sources.evaluation) if order.sources.evaluation else None,
     )
-    prune(order.request, inputs, order.workdir, Limits(order.bounds.threads, order.bounds.data_bytes), emit)
+    limits = Limits(order.bounds.threads, order.bounds.data_bytes, torchscript=order.bounds.torchscript)
+    if isinstance(order.request, PruneRequest):
+        prune(order.request, inputs, order.workdir, limits, emit)
+    else:
+        inspect(order.request, inputs, order.workdir, limits, emit)
 
 
 def _file(source: Source) -> InputFile:

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from schemas.errors import EspalierError
+from schemas.inspection import Inspection
 from schemas.job import BlobRef, Job, JobPage, JobResult, JobState, ResultManifest
 from schemas.report import Report
 from service.accept import preferred
@@ -188,6 +189,8 @@ async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId)
     """The ONNX file. ETag is its sha256; one byte range; Content-Digest and Repr-Digest (RFC 9530)."""
     record = await run_in_threadpool(_found, service, job_id, owner)
     result = _result_of(record)
+    if result.artifact is None:
+        raise EspalierError("job_has_no_result", "an inspection removes nothing and makes no model", where=job_id)
     name = f"{safe_stem(record.manifest.inputs.model.name)}.pruned.onnx"
     return await send_blob(request, service.blobs, Download(result.artifact, "application/octet-stream", name))
 
@@ -195,7 +198,7 @@ async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId)
 @router.head("/jobs/{job_id}/report", include_in_schema=False)
 @router.get(
     "/jobs/{job_id}/report",
-    response_model=Report,
+    response_model=Report | Inspection,
     summary="Fetch the report in the form that Accept asks for",
     responses={
         200: {"content": _REPORT_CONTENT},
@@ -210,7 +213,7 @@ async def report(
     job_id: JobId,
     accept: Annotated[str, Header(description="application/json (the default), text/html or text/markdown.")] = "",
 ) -> Response:
-    """What was removed, what it cost, and the proof."""
+    """What was removed, what it cost, and the proof; of an inspection, what could go and what stays."""
     chosen = preferred(accept, tuple(_REPORT_TYPES))
     response = await _report(request, service, owner, job_id, _REPORT_TYPES[chosen])
     response.headers["Vary"] = "Accept"
@@ -220,7 +223,7 @@ async def report(
 @router.head("/jobs/{job_id}/report.{suffix}", include_in_schema=False)
 @router.get(
     "/jobs/{job_id}/report.{suffix}",
-    response_model=Report,
+    response_model=Report | Inspection,
     summary="Fetch the report in one form",
     responses={
         200: {"content": _REPORT_CONTENT},

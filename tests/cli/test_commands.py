@@ -9,7 +9,7 @@ import pytest
 
 from service.cli import build_parser, main
 
-COMMANDS = ["prune", "serve", "jobs", "cancel", "criteria", "rebuild-index", "keys"]
+COMMANDS = ["prune", "inspect", "serve", "jobs", "cancel", "criteria", "rebuild-index", "keys"]
 # What the bare install does not have.
 EXTRAS = [
     "torch",

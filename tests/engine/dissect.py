@@ -17,6 +17,7 @@ from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph, freeze
 from worker.engine.load import Loaded, load
 from worker.engine.observe import grams, see
+from worker.engine.quantised import unrounded
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ class Dissected:
 
     def proof(self, gone: Mapping[str, tuple[int, ...]], changed: Mapping[str, Array] | None = None) -> Exactness:
         names = [port.name for port in self.graph.outputs]
-        three = [run(proto, self.feeds) for proto in (self.cut(gone, changed), self.masked(gone, changed))]
-        return verify.compare(names, *three, run(self.loaded.proto, self.feeds), 16)
+        protos = self.cut(gone, changed), self.masked(gone, changed), surgery.to_proto(self.loaded.model)
+        three = [run(unrounded(proto), self.feeds) for proto in protos]
+        return verify.compare(names, *three, 16)
 
     def random_half(self, seed: int = 0) -> dict[str, tuple[int, ...]]:
         """A seeded random half of every group."""
@@ -57,13 +59,17 @@ class Dissected:
         }
 
 
-def dissect(proto: onnx.ModelProto, folder: Path, samples: int = 16) -> Dissected:
+def dissect(
+    proto: onnx.ModelProto, folder: Path, samples: int = 16, given: Mapping[str, Array] | None = None
+) -> Dissected:
+    """`given` are the samples to use; made up where there are none."""
     loaded = load(save(proto, folder), {})
     graph = freeze(loaded.model)
     executor = Executor(graph)
     wanted = {port.name for port in graph.inputs}
-    feeds = {name: array for name, array in feeds_for(proto, samples).items() if name in wanted}
-    analysis = analyse(graph, see(executor, {name: array[:1] for name, array in feeds.items()}))
+    made = feeds_for(proto, samples) if given is None else given
+    feeds = {name: array for name, array in made.items() if name in wanted}
+    analysis = analyse(graph, see(executor, {name: array[: graph.fixed_batch() or 1] for name, array in feeds.items()}))
     found = grams(executor, analysis.groups, [feeds])
     evidence = {group.name: gather(graph, group, found[group.name]) for group in analysis.groups}
     return Dissected(loaded, graph, analysis, evidence, feeds)
@@ -72,5 +78,6 @@ def dissect(proto: onnx.ModelProto, folder: Path, samples: int = 16) -> Dissecte
 def run(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    options.intra_op_num_threads = 1
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [np.asarray(one) for one in session.run(None, dict(feeds))]

@@ -10,26 +10,40 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 OPSET = 17
+INDICES = 5  # integer inputs lie below
 
 
 @dataclass(frozen=True)
 class Node:
-    """`weights` maps names to shapes; they become seeded initializers."""
+    """One output by name, or several in order ("" where one is not wanted)."""
 
     op: str
     inputs: Sequence[str]
-    output: str
+    output: str | Sequence[str]
     attrs: Mapping[str, object] | None = None
+    domain: str = ""
+
+    def outputs(self) -> list[str]:
+        return [self.output] if isinstance(self.output, str) else list(self.output)
+
+    def proto(self) -> onnx.NodeProto:
+        name = f"/{next(filter(None, self.outputs()))}/{self.op}"
+        return helper.make_node(
+            self.op, self.inputs, self.outputs(), name=name, domain=self.domain, **dict(self.attrs or {})
+        )
 
 
 def model(
     nodes: Sequence[Node],
     weights: Mapping[str, Sequence[int] | np.ndarray],
     inputs: Mapping[str, Sequence[int | str]],
-    outputs: Sequence[str],
+    outputs: Sequence[str] | Mapping[str, Sequence[int | str]],
     seed: int = 0,
     opset: int = OPSET,
+    integers: Sequence[str] = (),
 ) -> onnx.ModelProto:
+    """`weights` maps names to arrays, or to shapes that become seeded initializers. `integers`: inputs of int64.
+    Outputs have shapes where inference cannot tell them."""
     rng = np.random.default_rng(seed)
     initializers = []
     for name, given in weights.items():
@@ -41,13 +55,20 @@ def model(
             array = (rng.standard_normal(given) / np.sqrt(max(np.prod(given[1:]), 1))).astype(np.float32)
         initializers.append(numpy_helper.from_array(array, name))
     graph = helper.make_graph(
-        [
-            helper.make_node(n.op, n.inputs, [n.output], name=f"/{n.output}/{n.op}", **dict(n.attrs or {}))
-            for n in nodes
-        ],
+        [node.proto() for node in nodes],
         "net",
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(shape)) for name, shape in inputs.items()],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.INT64 if name in integers else TensorProto.FLOAT, list(shape)
+            )
+            for name, shape in inputs.items()
+        ],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, list(outputs[name]) if isinstance(outputs, Mapping) else None
+            )
+            for name in outputs
+        ],
         initializers,
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
@@ -284,7 +305,10 @@ def feeds_for(proto: onnx.ModelProto, samples: int, seed: int = 1) -> dict[str, 
     found = {}
     for put in proto.graph.input:
         dims = [dim.dim_value or samples for dim in put.type.tensor_type.shape.dim]
-        found[put.name] = rng.standard_normal(dims).astype(np.float32)
+        if put.type.tensor_type.elem_type == TensorProto.INT64:
+            found[put.name] = rng.integers(0, INDICES, dims)
+        else:
+            found[put.name] = rng.standard_normal(dims).astype(np.float32)
     return found
 
 

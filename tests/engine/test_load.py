@@ -24,26 +24,35 @@ def refusal(content: bytes, folder: Path) -> EspalierError:
     return caught.value
 
 
-def zipped(folder: Path) -> bytes:
+def zipped(folder: Path, *names: str) -> bytes:
     path = folder / "model.pt"
     with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", b"")
+        for name in names:
+            archive.writestr(name, b"")
     return path.read_bytes()
 
 
 def test_other_formats_are_named_and_the_recipe_is_given(tmp_path: Path) -> None:
-    for content, word in (
-        (zipped(tmp_path), "TorchScript"),
-        (b"\x80\x04pickle", "pickle"),
-        (b"\x89HDF\r\n", "Keras"),
-        (b"....TFL3....", "TensorFlow Lite"),
-        (b"\x93NUMPY\x01\x00", "numpy"),
-        (b'{"a": 1}', "JSON"),
+    for content, word, recipe in (
+        (zipped(tmp_path, "archive/data.pkl", "archive/version"), "checkpoint", "load_state_dict(torch.load("),
+        (zipped(tmp_path, "net/data.json", "net/archive_format"), ".pt2", "torch.export.load("),
+        (zipped(tmp_path, "config.json", "metadata.json", "model.weights.h5"), "Keras", 'format="onnx"'),
+        (zipped(tmp_path, "folder/saved_model.pb"), "TensorFlow", "tf2onnx.convert --saved-model"),
+        (zipped(tmp_path, "readme.txt"), "zip", "torch.onnx.export"),
+        (b"PK\x03\x04 cut off", "zip", "torch.onnx.export"),
+        (b"\x80\x04pickle", "pickle", "skl2onnx.to_onnx"),
+        (b"\x89HDF\r\n", "Keras", "tf2onnx.convert"),
+        (b"....TFL3....", "TensorFlow Lite", "tf2onnx.convert --tflite"),
+        (b"....PTMF....", "mobile", "torch.onnx.export"),
+        ((8).to_bytes(8, "little") + b'{"a":{}}', "safetensors", "safetensors.torch.load_file("),
+        (b"GGUF....", "GGUF", "torch.onnx.export"),
+        (b"\x93NUMPY\x01\x00", "numpy", "torch.onnx.export"),
+        (b'{"a": 1}', "JSON", "torch.onnx.export"),
     ):
         error = refusal(content, tmp_path)
         assert "model_format_unsupported" == error.code
         assert word in error.failure.detail
-        assert "torch.onnx.export" in error.failure.hint
+        assert recipe in error.failure.hint
 
 
 @pytest.mark.parametrize("content", [b"", b"hello, this is no model at all", b"\x00" * 64, b"\xff" * 100])
@@ -160,3 +169,19 @@ def test_names_opset_dynamic_axes_and_metadata_survive_a_cut(tmp_path: Path) -> 
     assert "N" == cut.graph.input[0].type.tensor_type.shape.dim[0].dim_param
     assert ("author", "somebody") in [(prop.key, prop.value) for prop in cut.metadata_props]
     assert numpy_helper.to_array(cut.graph.initializer[0]).dtype == np.float32
+
+
+def test_a_model_that_no_single_file_can_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path, data = externalised(tmp_path)
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(data)
+    with weights.open("r+b") as file:
+        file.truncate(3 << 30)  # without a byte on disk
+    with pytest.raises(EspalierError) as caught:
+        load(path, {"weights.bin": weights}, "upload.onnx")
+    assert "model_too_large" == caught.value.code
+    with path.open("r+b") as file:
+        file.truncate(3 << 30)
+    with pytest.raises(EspalierError) as caught:
+        load(path, {}, "upload.onnx")
+    assert "model_too_large" == caught.value.code

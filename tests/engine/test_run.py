@@ -179,6 +179,7 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "compensation": (WIDE, {**WIDE, "compensation": "project"}),
     "scope.include": (HALF, {**HALF, "scope": {"include": ["fc*"]}}),
     "scope.exclude": (HALF, {**HALF, "scope": {"exclude": ["fc*"]}}),
+    "scope.operators": (HALF, {**HALF, "scope": {"operators": ["Conv"]}}),
     "scope.minimum_kept": (HALF, {**HALF, "scope": {"minimum_kept": 4}}),
     "preprocess.scale": (HALF, {**HALF, **SCALED}),
     "preprocess.mean": (HALF, {**HALF, "preprocess": {"mean": [0.5]}}),

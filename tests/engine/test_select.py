@@ -108,3 +108,13 @@ def test_groups_that_share_an_axis_are_costed_together(tmp_path: Path) -> None:
         for one in dissected.cut({"a": (0, 1), "b": (0, 1, 2)}).graph.initializer
     )
     assert onnx_parameters == both.parameters
+
+
+def test_scope_goes_by_operator(tmp_path: Path) -> None:
+    dissected = dissect(cnn(), tmp_path)
+    layers = {layer.name: layer for layer in dissected.analysis.layers}
+    assert {"c1": True, "c2": True, "fc1": False, "fc2": False} == {
+        name: in_scope(Scope(operators=("Conv",)), layer) for name, layer in layers.items()
+    }
+    assert in_scope(Scope(operators=("Conv", "Gemm")), layers["fc1"])
+    assert not in_scope(Scope(operators=("Conv",), exclude=("c1",)), layers["c1"])

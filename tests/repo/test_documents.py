@@ -63,7 +63,7 @@ def test_the_options_table_is_complete() -> None:
 
 def test_the_commands_of_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text()
-    named = set(re.findall(r"(?:^|`)espalier ([a-z][a-z-]+)", readme, re.MULTILINE))
+    named = set(re.findall(r"(?m)(?:^|`)espalier ([a-z][a-z-]+)(?= |`|,|$)", readme))
     parser = build_parser({})
     known = next(iter(action.choices for action in parser._actions if action.dest == "command"))
     assert set(known or ()) == named

@@ -195,6 +195,10 @@ def test_the_description_is_complete(api: Api) -> None:
     assert {"multipart/form-data", "application/json"} == set(prune["requestBody"]["content"])
     form = prune["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
     assert {"model", "calibration", "evaluation", "options"} == set(form)
+    look = document["paths"]["/inspect"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"][
+        "properties"
+    ]
+    assert {"model", "calibration", "options"} == set(look)
     assert [{"bearer": []}, {"apiKey": []}] == prune["security"]
     assert [] == document["paths"]["/healthz"]["get"]["security"]
 

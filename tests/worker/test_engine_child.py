@@ -3,23 +3,28 @@
 import io
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from schemas.job import BlobRef, JobInputs, JobState, SubmitManifest
-from schemas.request import parse_options
-from state.blobs import LocalBlobs
+from schemas.inspection import Inspection
+from schemas.job import BlobRef, JobInputs, JobState, ResultManifest, SubmitManifest
+from schemas.request import REQUESTS, JobKind
+from state.blobs import LocalBlobs, result_key
 from state.jobs import JobStore, connect
 from state.settings import Settings
 from tests.state.manifests import submission
-from worker.attempt import Workplace, attempt
+from worker.attempt import Workplace, attempt, bounds_of
 from worker.children import Launcher, launcher_environment
-from worker.station import LAUNCHER
+from worker.orders import Order
+from worker.sandbox import Level
+from worker.station import LAUNCHER, probe
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +75,14 @@ def samples(count: int) -> bytes:
     return file.getvalue()
 
 
-def submit(place: Workplace, files: dict[str, bytes], options: dict[str, object]) -> SubmitManifest:
-    job = submission(1)
+def submit(
+    place: Workplace,
+    files: dict[str, bytes],
+    options: dict[str, object],
+    number: int = 1,
+    kind: JobKind = "prune",
+) -> SubmitManifest:
+    job = submission(number)
     refs = {}
     for name, content in files.items():
         with place.blobs.writer() as writer:
@@ -79,7 +90,8 @@ def submit(place: Workplace, files: dict[str, bytes], options: dict[str, object]
             place.store.hold_blob(writer.sha, job.owner, job.id)
             blob, size = writer.commit()
         refs[name] = BlobRef(blob=blob, bytes=size, name=name)
-    job = job.model_copy(update={"inputs": JobInputs.model_validate(refs), "options": parse_options(options)})
+    asked = REQUESTS[kind].model_validate(options)
+    job = job.model_copy(update={"kind": kind, "inputs": JobInputs.model_validate(refs), "options": asked})
     place.store.submit(job, max_queued=9, max_per_owner=9, idempotency_seconds=60)
     return job
 
@@ -122,3 +134,51 @@ def test_a_refusal_of_the_engine_reaches_the_job(place: Workplace, files: dict[s
     assert done.failure is not None, done
     assert (JobState.FAILED, code) == (done.state, done.failure.code)
     assert [] == list((place.settings.home / "blobs").rglob("?" * 64))
+
+
+def module(units: int, folder: Path) -> bytes:
+    """The same network as a TorchScript archive."""
+    net = torch.nn.Sequential(torch.nn.Linear(4, units), torch.nn.ReLU(), torch.nn.Linear(units, 3))
+    path = folder / "net.pt"
+    torch.jit.script(net.eval()).save(str(path))
+    return path.read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_torchscript_is_taken_where_the_process_is_confined_and_the_setting_allows(
+    place: Workplace, tmp_path: Path
+) -> None:
+    files = {"model": module(8, tmp_path), "calibration": samples(200)}
+    expected = {True: (None, JobState.SUCCEEDED), False: ("torchscript_untrusted", JobState.FAILED)}
+    confined = probe().level == "full"
+    for number, allowed in enumerate((True, False), start=1):
+        settings = place.settings.model_copy(update={"torchscript": allowed})
+        job = submit(place, files, HALF, number)
+        claim = place.store.claim(job.id, "w", lease_seconds=5)
+        assert claim is not None
+        attempt(claim, replace(place, settings=settings))
+        done = place.store.get(job.id, "ann")
+        failed = done.failure.code if done.failure else None
+        assert expected[allowed and confined] == (failed, done.state), done.failure
+
+
+def test_an_order_loses_the_right_where_confinement_is_not_full(tmp_path: Path) -> None:
+    bounds = bounds_of(Settings(home=tmp_path), None)
+    order = Order(kind="prune", workdir=tmp_path, bounds=bounds)
+    levels: tuple[Level, ...] = ("full", "partial", "off")
+    assert [True, False, False] == [order.confined_to(level).bounds.torchscript for level in levels]
+
+
+def test_an_inspection_leaves_reports_and_no_artifact(place: Workplace) -> None:
+    job = submit(place, {"model": network(8)}, {}, kind="inspect")
+    claim = place.store.claim(job.id, "w", lease_seconds=5)
+    assert claim is not None
+    attempt(claim, place)
+    done = place.store.get(job.id, "ann")
+    assert done.result is not None, done.failure
+    assert done.result.artifact is None
+    found = Inspection.model_validate_json(b"".join(place.blobs.read(done.result.report_json.blob)))
+    assert [8] == [group.units for group in found.groups]
+    kept = place.blobs.get_document(result_key(job.id))
+    assert kept is not None
+    assert done.result == ResultManifest.model_validate_json(kept).result

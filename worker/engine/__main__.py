@@ -13,12 +13,13 @@ from pathlib import Path
 
 from schemas.errors import EspalierError
 from schemas.job import Progress
-from schemas.request import parse_options
+from schemas.request import parse_inspection, parse_options
 
 # Busy-waiting threads of two libraries on few cores cost several times the work; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from worker.engine.inspect import inspect
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.verify import verify_artifact
 
@@ -38,7 +39,12 @@ def main(arguments: list[str]) -> int:
         )
         given.workdir.mkdir(parents=True, exist_ok=True)
         threads = given.threads or os.cpu_count() or 1
-        report = prune(parse_options(text), inputs, given.workdir, Limits(threads, DATA_BYTES), _say_progress)
+        limits = Limits(threads, DATA_BYTES, torchscript=given.trust_torchscript)
+        if given.inspect:
+            inspect(parse_inspection(text), inputs, given.workdir, limits, _say_progress)
+            _say("done", {})
+            return 0
+        report = prune(parse_options(text), inputs, given.workdir, limits, _say_progress)
         verify_artifact(given.workdir / "artifact.onnx")
     except EspalierError as error:
         _say("failure", error.failure.model_dump())
@@ -48,7 +54,12 @@ def main(arguments: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m worker.engine", description="Prune one model in this process.")
+    parser = argparse.ArgumentParser(
+        prog="python -m worker.engine", description="Prune or inspect one model in this process."
+    )
+    parser.add_argument(
+        "--inspect", action="store_true", help="remove nothing: say what could go, and what stays and why"
+    )
     parser.add_argument("--model", type=Path, required=True, help="the ONNX file")
     parser.add_argument("--external", action="append", default=[], metavar="LOCATION=FILE", help="external data")
     parser.add_argument("--calibration", type=Path, help="samples to prune with: .npz, .npy or .csv")
@@ -56,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--options", default="{}", help="JSON, or @FILE")
     parser.add_argument("--workdir", type=Path, required=True, help="where the artifact and the reports go")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")
+    parser.add_argument(
+        "--trust-torchscript", action="store_true", help="load a TorchScript model, which is a program, unconfined"
+    )
     return parser
 
 

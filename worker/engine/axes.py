@@ -4,30 +4,32 @@ In: a graph and one real execution of it. Out: `Analysis`: the groups of units t
 layer that stays whole the reason. A unit is free only if every operator that touches it has spoken for that axis.
 """
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
+from worker.engine.forks import components, first_pins, settle
 from worker.engine.graph import Graph, Op
 from worker.engine.ops import RULES
+from worker.engine.quantised import dequantises_constant, stored
 from worker.engine.ties import Axis, Consume, Points, Produce, Seen, Ties
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """An operator with a constant weight. `axis` is where the weight's units lie."""
+    """An operator with a constant weight. `axis` is where the weight's units lie, `parts` indices each."""
 
     name: str
     op: Op
     weight: str
     axis: int
+    parts: int
     aliases: tuple[str, ...]  # the names a user may call it by
 
     def constants(self, graph: Graph) -> tuple[str, ...]:
-        return tuple(name for name in self.op.inputs if name in graph.constants)
+        return tuple(source for name in self.op.inputs if (source := stored(graph, name)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +46,14 @@ class Group:
 
     def read_sites(self) -> tuple[Axis, ...]:
         """Where the consumers read the units: tensors and axes, each once."""
-        return tuple(dict.fromkeys((one.op.inputs[one.slot], one.axis) for one in self.consumers))
+        return tuple(dict.fromkeys(one.read() for one in self.consumers))
 
     def weight_sites(self) -> tuple[Consume, ...]:
-        """The consumers, each weight once: a shared weight is changed once."""
-        return tuple({(one.weight, one.weight_axis): one for one in self.consumers}.values())
+        """The consumers whose weights can take over what a removed unit gave. A shared weight is changed once; one
+        that also makes the units (tied embeddings) is not changed: they would change with it."""
+        made = {(one.weight, one.axis) for one in self.producers}
+        found = {(one.weight, one.weight_axis): one for one in self.consumers if one.weight}
+        return tuple(one for key, one in found.items() if key not in made)
 
 
 @dataclass(frozen=True)
@@ -71,15 +76,16 @@ class Analysis:
 def analyse(graph: Graph, seen: Seen) -> Analysis:
     """The groups of a graph and the reasons for what is in none."""
     ties = tie_all(graph, seen)
-    labels = _components(ties)
-    pins = _first_pins(ties, labels)
+    labels = components(ties)
+    pins = first_pins(ties, labels)
     layers = _layers(ties)
     by_op = {layer.op.index: layer for layer in layers}
     groups, unread = _groups(ties, labels, pins, by_op)
-    grouped = {axis for group in groups for axis in group.sites}
+    axes = {axis for group in groups for axis in group.sites}
+    grouped = {one.op.index for one in ties.produced if (one.weight, one.axis) in axes}
     stays = []
     for layer in layers:
-        if (layer.weight, layer.axis) in grouped:
+        if layer.op.index in grouped:
             continue
         points = ties.points((layer.weight, layer.axis))
         if not len(points):
@@ -100,7 +106,7 @@ def tie_all(graph: Graph, seen: Seen) -> Ties:
     for op in graph.ops:
         ties.spoken.clear()
         rule = RULES.get(op.key)
-        if op.outputs[0] in graph.static:
+        if op.outputs[0] in graph.static and not dequantises_constant(graph, op):
             silent = "computed_constant", f"{op.label()} computes a constant, which keeps its size"
         elif rule is not None and not op.captures:
             rule.tie(op, ties)
@@ -116,29 +122,17 @@ def tie_all(graph: Graph, seen: Seen) -> Ties:
         for port in ports:
             for axis in range(len(seen.shapes.get(port.name, ()))):
                 ties.pin((port.name, axis), code, f"{port.name!r} {what} of the model: callers rely on its size")
+    settle(ties)
     return ties
-
-
-def _components(ties: Ties) -> Points:
-    left = np.concatenate([*ties.left, np.empty(0, np.int64)])
-    right = np.concatenate([*ties.right, np.empty(0, np.int64)])
-    matrix = coo_matrix((np.ones(len(left), np.int8), (left, right)), shape=(ties.total, ties.total))
-    labels: Points = connected_components(matrix, directed=False)[1].astype(np.int64)
-    return labels
-
-
-def _first_pins(ties: Ties, labels: Points) -> Points:
-    """For each component the index of the first pin that holds it, or -1."""
-    first = np.full(labels.max(initial=-1) + 1, -1, dtype=np.int64)
-    for index in range(len(ties.pins) - 1, -1, -1):
-        first[labels[ties.pins[index].points]] = index
-    return first
 
 
 def _layers(ties: Ties) -> tuple[Layer, ...]:
     taken: set[str] = set()
     layers = []
+    first: dict[int, Produce] = {}
     for produce in ties.produced:
+        first.setdefault(produce.op.index, produce)
+    for produce in first.values():
         op, weight = produce.op, produce.weight
         node = op.node.name or ""
         if weight.endswith(".weight"):
@@ -148,7 +142,7 @@ def _layers(ties: Ties) -> tuple[Layer, ...]:
         unique = name if name not in taken else f"{name}#{op.index}"
         taken.add(unique)
         aliases = tuple(dict.fromkeys(one for one in (unique, name, node, weight) if one))
-        layers.append(Layer(unique, op, weight, produce.axis, aliases))
+        layers.append(Layer(unique, op, weight, produce.axis, produce.parts, aliases))
     return tuple(layers)
 
 
@@ -159,23 +153,41 @@ def _groups(ties: Ties, labels: Points, pins: Points, layers: Mapping[int, Layer
     """Free components by the axes they live on; then the components that are free but not prunable, and why."""
     groups: list[Group] = []
     blocked: Blocked = {}
-    for components, sites in _alike(ties, labels, pins):
-        producers = tuple(one for one in ties.produced if (one.weight, one.axis) in sites and not one.carried)
-        consumers = tuple(one for one in ties.consumed if (one.weight, one.weight_axis) in sites)
+    made_at = _places((one.weight, one.axis) for one in ties.produced)
+    read_at = _places(one.read() for one in ties.consumed)
+    taken: Counter[str] = Counter()
+    for members, sites in _alike(ties, labels, pins):
+        makers = (ties.produced[place] for place in sorted(_at(made_at, sites)))
+        producers = tuple(one for one in makers if not one.carried)
+        consumers = tuple(ties.consumed[place] for place in sorted(_at(read_at, sites)))
         if not producers:
             continue
         if not consumers:
-            reason = "not_read", "no layer with constant weights reads its units"
-            blocked |= {int(component): reason for component in components}
+            reason = "not_read", "no layer reads its units"
+            blocked |= {int(component): reason for component in members}
             continue
-        if len(components) < 2:
+        if len(members) < 2:
             continue
-        made = tuple(layers[one.op.index] for one in producers)
-        number = sum(group.layers[0] is made[0] for group in groups)
+        made = tuple(dict.fromkeys(layers[one.op.index] for one in producers))
+        taken[made[0].name] += 1
+        number = taken[made[0].name]
         readers = tuple(dict.fromkeys(layers[one.op.index].name for one in consumers if one.op.index in layers))
-        name = made[0].name if not number else f"{made[0].name}[{number + 1}]"
-        groups.append(Group(name, len(components), sites, producers, consumers, made, readers))
+        name = made[0].name if number == 1 else f"{made[0].name}[{number}]"
+        groups.append(Group(name, len(members), sites, producers, consumers, made, readers))
     return tuple(sorted(groups, key=lambda group: group.layers[0].op.index)), blocked
+
+
+def _places(axes: Iterable[Axis]) -> Mapping[Axis, list[int]]:
+    """Where in the sequence each axis stands."""
+    found: dict[Axis, list[int]] = {}
+    for place, axis in enumerate(axes):
+        found.setdefault(axis, []).append(place)
+    return found
+
+
+def _at(places: Mapping[Axis, list[int]], sites: Iterable[Axis]) -> Iterator[int]:
+    for axis in sites:
+        yield from places.get(axis, ())
 
 
 def _alike(ties: Ties, labels: Points, pins: Points) -> list[tuple[Points, dict[Axis, Points]]]:
@@ -185,24 +197,23 @@ def _alike(ties: Ties, labels: Points, pins: Points) -> list[tuple[Points, dict[
     points = np.flatnonzero(pins[labels] < 0)
     if not len(points):
         return []
+    order = np.argsort(labels[points], kind="stable")
+    points = points[order]
     component = labels[points]
-    axis = np.searchsorted(starts, points, side="right") - 1
-    order = np.lexsort((points, axis, component))
-    points, component, axis = points[order], component[order], axis[order]
-    weights = np.random.default_rng(0).integers(1, 2**62, len(axes), dtype=np.uint64)
-    signature = np.zeros(int(labels.max()) + 1, dtype=np.uint64)
-    np.add.at(signature, component, weights[axis])  # a sum of random words: equal axes, equal signature
-    found = []
-    first_seen: dict[int, list[int]] = {}
-    for one in dict.fromkeys(component[np.argsort(points, kind="stable")].tolist()):
-        first_seen.setdefault(int(signature[one]), []).append(one)
+    axis = np.repeat(np.arange(len(axes)), np.diff([*starts, ties.total]))[points]
+    # Points of a component stand together, the first in the file first: components in that order.
     bounds = np.flatnonzero(np.diff(component, prepend=-1))
-    where = dict(zip(component[bounds].tolist(), zip(bounds, [*bounds[1:], len(points)], strict=True), strict=True))
-    for members in first_seen.values():
-        spans = np.stack([points[slice(*where[one])] for one in members])  # (units, points of each)
-        lanes = axis[slice(*where[members[0]])]
-        sites = {}
-        for lane in np.unique(lanes):
-            sites[axes[lane]] = spans[:, lanes == lane] - starts[lane]
-        found.append((np.array(members), sites))
+    sizes = np.diff(bounds, append=len(points))
+    in_file = np.argsort(points[bounds], kind="stable")
+    words = np.random.default_rng(0).integers(1, 2**62, len(axes), dtype=np.uint64)
+    signature = np.add.reduceat(words[axis], bounds)  # a sum of random words: equal axes, equal signature
+    _, first, which = np.unique(signature[in_file], return_index=True, return_inverse=True)
+    members = np.split(in_file[np.argsort(which, kind="stable")], np.cumsum(np.bincount(which))[:-1])
+    found = []
+    for kind in np.argsort(first, kind="stable"):
+        own = bounds[members[kind]]
+        spans = points[own[:, None] + np.arange(sizes[members[kind][0]])]  # (units, points of each)
+        lanes = axis[own[0] : own[0] + spans.shape[1]]
+        sites = {axes[lane]: spans[:, lanes == lane] - starts[lane] for lane in np.unique(lanes)}
+        found.append((component[own], sites))
     return found

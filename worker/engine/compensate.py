@@ -42,7 +42,8 @@ def compensate(
     changed: dict[str, Array] = {}
     record: dict[str, tuple[Done, ...]] = {}
     for group in groups:
-        done = tuple(_resolve(method, centre, taken[group.name], evidence[group.name]))
+        how: Method = method if group.weight_sites() else "none"  # nowhere to write to
+        done = tuple(_resolve(how, centre, taken[group.name], evidence[group.name]))
         record[group.name] = done
         if not any(one.action in ("merged", "projected") for one in done):
             continue
@@ -86,7 +87,7 @@ def _hand_over(
     original = graph.constants[consume.weight]
     weight = np.moveaxis(changed.get(consume.weight, original).astype(np.float64), consume.weight_axis, 0)
     index = group.sites[consume.weight, consume.weight_axis]
-    site = next((one for one in sites if one.tensor == consume.op.inputs[consume.slot]), None)
+    site = next((one for one in sites if one.tensor == consume.read()[0]), None)
     bias = _bias(graph, consume) if method == "project" and site is not None else ""
     shift = centres(site, centre) if bias and site is not None else None
     gram = None if site is None else centred(site, centre) if shift is not None else site.gram

@@ -11,9 +11,10 @@ from math import prod
 import numpy as np
 
 from worker.engine.axes import Group
-from worker.engine.graph import Graph
+from worker.engine.graph import Array, Graph
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import Shape, ShapeOf
+from worker.engine.quantised import is_quantised
 from worker.engine.ties import Axis, Seen
 
 Gone = Mapping[str, tuple[int, ...]]  # by group name: the units that go, sorted
@@ -48,14 +49,17 @@ def cost(graph: Graph, after: ShapeOf) -> Cost:
 
 
 def parameters(graph: Graph, after: ShapeOf, names: Iterable[str] | None = None) -> int:
-    """Elements of floating-point constants; integers are shapes and indices."""
+    """Elements of floating-point constants and quantised ones; other integers are shapes and indices."""
     chosen = graph.constants if names is None else names
     return sum(prod(after(name)) for name in chosen if is_parameter(graph, name))
 
 
 def is_parameter(graph: Graph, name: str) -> bool:
-    dtype = graph.constants[name].dtype
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return is_real(graph.constants[name]) or is_quantised(graph, name)
+
+
+def is_real(array: Array) -> bool:
+    return array.dtype.kind == "f" or array.dtype.name == "bfloat16"
 
 
 def macs_by_op(graph: Graph, after: ShapeOf) -> dict[int, int]:

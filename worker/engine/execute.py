@@ -1,12 +1,14 @@
 """Walk the graph in torch, operator by operator, holding only values that are still needed.
 
 In: a graph, a device and arrays for its inputs. Out: the outputs, and every value on its way to `visit`. An operator
-that has no torch form runs as a one-node onnxruntime session. Half precision is computed in single. Refused: a node
-that neither can run (`model_does_not_run`, naming the node) or that there is no memory for (`job_out_of_memory`).
+that has no torch form runs as a one-node onnxruntime session; one that onnxruntime does not know either (numbers of
+eight or four bits, operators newer than it) in ONNX's own reference implementation. Half precision is computed in
+single. Refused: a node that none of them can run (`model_does_not_run`, naming the node) or that there is no memory
+for (`job_out_of_memory`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -14,6 +16,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
+from onnx.reference import ReferenceEvaluator
 
 from worker.engine.graph import Array, Graph, Op
 from worker.engine.memory import run_failure, shortened
@@ -22,6 +25,7 @@ from worker.engine.ops.rule import NoTorchForm
 
 Held: TypeAlias = torch.Tensor | Array  # numpy for what torch has no type for (strings)
 Visit: TypeAlias = Callable[[str, Held], None]
+NEWEST_IR = 13  # the newest container that onnxruntime reads; a single node needs nothing of newer ones
 Masks: TypeAlias = Mapping[tuple[int, int], torch.Tensor]  # by operator index and input slot
 
 
@@ -50,7 +54,7 @@ class Executor:
         self.graph = graph
         self.device = device
         self.fixed = {name: hold(array, device) for name, array in (constants or graph.constants).items()}
-        self._nodes: dict[int, ort.InferenceSession] = {}
+        self._nodes: dict[int, ort.InferenceSession | ReferenceEvaluator] = {}
         self._reads = Counter(
             name for op in graph.ops for name in dict.fromkeys((*op.inputs, *op.captures)) if name not in graph.static
         )
@@ -83,6 +87,10 @@ class Executor:
                     del live[name]
         return {name: live[name] if name in live else self.fixed[name] for name in self._wanted}
 
+    def in_onnxruntime(self) -> tuple[Op, ...]:
+        """The operators that had no torch form so far."""
+        return tuple(op for op in self.graph.ops if op.index in self._nodes)
+
     def _value(self, name: str, live: Mapping[str, Held]) -> Held | None:
         if not name:
             return None
@@ -98,39 +106,87 @@ class Executor:
         if rule is not None and len(tensors) == len(values):
             try:
                 return rule.compute(op, tensors)
-            except NoTorchForm:
+            except (NoTorchForm, NotImplementedError):  # torch lacks many forms of unsigned numbers
                 pass
             except (RuntimeError, IndexError, TypeError) as error:
                 raise run_failure(error, shortened(error), where=op.label()) from None
-        return self._in_onnxruntime(op, values, live)
+        return self._alone(op, values, live)
 
-    def _in_onnxruntime(self, op: Op, values: Sequence[Held | None], live: Mapping[str, Held]) -> Sequence[Held]:
-        """One node as a session of its own; what its subgraphs capture becomes an input."""
+    def _alone(self, op: Op, values: Sequence[Held | None], live: Mapping[str, Held]) -> Sequence[Held]:
+        """One node as a model of its own; what its subgraphs capture becomes an input."""
         feeds = {name: to_numpy(value) for name, value in zip(op.inputs, values, strict=True) if value is not None}
         feeds |= {name: to_numpy(value) for name in op.captures if (value := self._value(name, live)) is not None}
+        names = [name for name in op.outputs if name]
+        known = op.index in self._nodes
         try:
-            if op.index not in self._nodes:
-                self._nodes[op.index] = _session(self.graph, op, feeds)
-            results = self._nodes[op.index].run([name for name in op.outputs if name], feeds)
+            if not known:
+                self._nodes[op.index] = _session(_one_node(self.graph, op, feeds))
+            results = self._nodes[op.index].run(names, feeds)
         except Exception as error:  # onnxruntime raises many types, all of them about this node
-            raise run_failure(error, shortened(error), where=op.label()) from None
-        named = dict(zip([name for name in op.outputs if name], results, strict=True))
+            found = None if known else _in_reference(self.graph, op, names, feeds)
+            if found is None:
+                raise run_failure(error, shortened(error), where=op.label()) from None
+            self._nodes[op.index], results = found
+        named = dict(zip(names, results, strict=True))
         return [hold(np.asarray(named[name]), self.device) if name else torch.empty(0) for name in op.outputs]
 
 
-def _session(graph: Graph, op: Op, feeds: Mapping[str, Array]) -> ort.InferenceSession:
+def _opsets(graph: Graph, op: Op) -> dict[str, int]:
+    """The oldest versions that mean the same: onnxruntime knows old operators in models newer than itself."""
+    found = dict.fromkeys(graph.opsets, 1)
+    for node in (op.node, *_inside(op.node)):
+        version = graph.opsets.get(node.domain, 1)
+        if onnx.defs.has(node.op_type, domain=node.domain):
+            version = onnx.defs.get_schema(node.op_type, version, node.domain).since_version
+        found[node.domain] = max(found.get(node.domain, 1), version)
+    return found
+
+
+def _inside(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes of its subgraphs, however deep."""
+    for attr in node.attributes.values():
+        graphs = [attr.as_graph()] if attr.type == ir.AttributeType.GRAPH else []
+        graphs += attr.as_graphs() if attr.type == ir.AttributeType.GRAPHS else []
+        for graph in graphs:
+            for inner in graph:
+                yield inner
+                yield from _inside(inner)
+
+
+def _one_node(graph: Graph, op: Op, feeds: Mapping[str, Array]) -> onnx.ModelProto:
     inputs = [
-        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), [None] * array.ndim)
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), _stated_shape(op, array)
+        )
         for name, array in feeds.items()
     ]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in op.outputs if name]
-    node = ir.serde.serialize_node(op.node)
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph([node], "one", inputs, outputs),
-        opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in graph.opsets.items()],
-        ir_version=graph.ir_version,
+    return onnx.helper.make_model(
+        onnx.helper.make_graph([ir.serde.serialize_node(op.node)], "one", inputs, outputs),
+        opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in _opsets(graph, op).items()],
+        ir_version=min(graph.ir_version, NEWEST_IR),
     )
+
+
+def _stated_shape(op: Op, array: Array) -> list[int | None]:
+    """Any size goes, but onnxruntime wants to know how many sizes or scales a Resize gets."""
+    return list(array.shape) if op.key == "Resize" and array.ndim == 1 else [None] * array.ndim
+
+
+def _session(model: onnx.ModelProto) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def _in_reference(
+    graph: Graph, op: Op, names: list[str], feeds: Mapping[str, Array]
+) -> tuple[ReferenceEvaluator, Sequence[Array]] | None:
+    """ONNX's own implementation and what it computes; None where it cannot either."""
+    try:
+        evaluator = ReferenceEvaluator(_one_node(graph, op, feeds))
+        results = evaluator.run(names, dict(feeds))
+        return evaluator, [np.asarray(one) for one in results]
+    except Exception:  # as many types as operators; the caller tells what onnxruntime said
+        return None

@@ -19,8 +19,13 @@ from google.protobuf.message import DecodeError
 from onnx.external_data_helper import uses_external_data
 
 from schemas.errors import EspalierError
+from worker.engine.expands import settle_expands
+from worker.engine.fold import fold_constants
+from worker.engine.formats import refuse_foreign
+from worker.engine.settled import open_products, settle_sizes
+from worker.engine.states import drop_zero_states
 
-EXPORT_RECIPE = 'export it with torch.onnx.export(model, example_input, "model.onnx") and send the .onnx file'
+MOST_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit, and room for the masks of the proof
 SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
 
 
@@ -37,8 +42,8 @@ class Loaded:
 
 def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loaded:
     """Read, check and normalise a model. `name` is what people call the file."""
-    head = _head(path)
-    _refuse_other_formats(head, name)
+    refuse_foreign(path, name)
+    _check_size((path, *external.values()), name)
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(path.read_bytes())
@@ -54,10 +59,19 @@ def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loade
     _check(proto, name)
     model, copies = _normalise(proto)
     files = (path, *external.values())
-    return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(_gzip_bytes, files)))
+    return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files)))
 
 
-def _gzip_bytes(path: Path) -> int:
+def _check_size(files: Iterable[Path], name: str) -> None:
+    """The result is one file, and protobuf ends at 2 GiB."""
+    total = sum(file.stat().st_size for file in files)
+    if total > MOST_BYTES:
+        raise EspalierError(
+            "model_too_large", f"the model takes {total:,} bytes; one file of {MOST_BYTES:,} is the most", where=name
+        )
+
+
+def gzip_bytes(path: Path) -> int:
     with path.open("rb") as file:
         return packed_size(iter(lambda: file.read(1 << 20), b""))
 
@@ -70,34 +84,6 @@ def packed_size(chunks: Iterable[bytes]) -> int:
     """Bytes after gzip, which is how firmware images travel."""
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
     return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(16)
-
-
-def _refuse_other_formats(head: bytes, name: str) -> None:
-    if not head:
-        raise EspalierError("model_unreadable", "the file is empty", where=name)
-    kinds = {
-        b"PK\x03\x04": "a zip archive (TorchScript, .pt2 or a PyTorch checkpoint)",
-        b"\x80": "a Python pickle (a PyTorch checkpoint or a scikit-learn model)",
-        b"\x89HDF": "an HDF5 file (Keras)",
-        b"\x93NUMPY": "a numpy array",
-        b"{": "JSON text",
-        b"<": "XML text",
-    }
-    kind = next((what for magic, what in kinds.items() if head.startswith(magic)), None)
-    if kind is None and head[4:8] == b"TFL3":
-        kind = "a TensorFlow Lite model"
-    if kind is not None:
-        raise EspalierError(
-            "model_format_unsupported",
-            f"this is {kind}, not ONNX",
-            where=name,
-            hint=EXPORT_RECIPE[0].upper() + EXPORT_RECIPE[1:] + ".",
-        )
 
 
 def tensors(message: Any) -> "list[onnx.TensorProto]":
@@ -181,6 +167,13 @@ def _normalise(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, str]]:
         model = passes.InlinePass()(model).model
     model = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).model
     model = passes.RemoveInitializersFromInputsPass()(model).model
+    settle_sizes(model)
+    left = fold_constants(model)
+    if settle_expands(model):  # more sizes follow from these
+        settle_sizes(model)
+        fold_constants(model, left)
+    open_products(model)
+    drop_zero_states(model)
     copies = _unshare(model.graph)
     _forward_constant_identities(model.graph)
     return model, copies

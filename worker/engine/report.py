@@ -13,7 +13,6 @@ import onnx
 from schemas.criteria import Distinctiveness
 from schemas.job import Verdict
 from schemas.report import (
-    Coverage,
     DataUse,
     GroupChange,
     LayerChange,
@@ -27,8 +26,9 @@ from schemas.report import (
 )
 from schemas.request import Constraints
 from worker.engine import cost
-from worker.engine.axes import Group, Layer
+from worker.engine.axes import Group
 from worker.engine.compensate import Done
+from worker.engine.coverage import coverage, refusals
 from worker.engine.graph import Array
 from worker.engine.load import packed_size, sha256, tensors
 from worker.engine.ops.rule import ShapeOf
@@ -81,7 +81,7 @@ def assemble(
         layers=tuple(_layers(subject, work, whole, after)),
         groups=tuple(_group(group, work.gone[group.name], work.done[group.name]) for group in _touched(subject, work)),
         refusals=tuple(_refusals(subject)),
-        coverage=_coverage(subject),
+        coverage=coverage(subject.graph, subject.analysis),
         data=use,
         warnings=tuple(_warnings(subject, work, judged)),
         timings=timings,
@@ -97,7 +97,9 @@ def _side(
     latency_ms: float,
     score: Score | None,
 ) -> Side:
-    weights = [onnx.numpy_helper.to_array(one) for one in tensors(proto) if one.data_type in FLOATS]
+    quantised = {node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
+    held = [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
+    weights = [onnx.numpy_helper.to_array(one) for one in held]
     return Side(
         parameters=sum(one.size for one in weights),
         nonzero_parameters=sum(int(np.count_nonzero(one)) for one in weights),
@@ -118,8 +120,8 @@ def _layers(subject: Subject, work: Work, whole: ShapeOf, after: ShapeOf) -> Ite
         yield LayerChange(
             name=layer.name,
             op_type=layer.op.key,
-            units_before=whole(layer.weight)[layer.axis],
-            units_after=after(layer.weight)[layer.axis],
+            units_before=whole(layer.weight)[layer.axis] // layer.parts,
+            units_after=after(layer.weight)[layer.axis] // layer.parts,
             parameters_before=cost.parameters(graph, whole, names),
             parameters_after=cost.parameters(graph, after, names),
             nonzero_after=sum(_nonzero(subject, work, name) for name in names if cost.is_parameter(graph, name)),
@@ -160,36 +162,13 @@ def _group(group: Group, gone: tuple[int, ...], done: tuple[Done, ...]) -> Group
 
 def _refusals(subject: Subject) -> Iterator[Refusal]:
     graph, shapes = subject.graph, cost.shapes_after(subject.analysis.ties.seen, {})
-    scope = subject.request.scope
-    chosen = {group.name for group in subject.groups}
-
-    def size(layer: Layer) -> int:
-        return cost.parameters(graph, shapes, layer.constants(graph))
-
     if subject.request.criterion.prunes_weights():
         for layer in subject.analysis.layers:
-            if not in_scope(scope, layer):
-                yield Refusal(where=layer.name, reason="scope", message="not in scope", parameters=size(layer))
+            if not in_scope(subject.request.scope, layer):
+                size = cost.parameters(graph, shapes, layer.constants(graph))
+                yield Refusal(where=layer.name, reason="scope", message="not in scope", parameters=size)
         return
-    for stay in subject.analysis.stays:
-        yield Refusal(where=stay.layer.name, reason=stay.code, message=stay.message, parameters=size(stay.layer))
-    for group in subject.analysis.groups:
-        if group.name not in chosen:
-            total = sum(size(layer) for layer in group.layers)
-            yield Refusal(where=group.name, reason="scope", message="not in scope", parameters=total)
-
-
-def _coverage(subject: Subject) -> Coverage:
-    """A constant counts as prunable if units can go on one of its axes."""
-    graph, shapes = subject.graph, cost.shapes_after(subject.analysis.ties.seen, {})
-    groups = subject.analysis.groups
-    touched = {name for group in groups for name, _ in group.sites if name in graph.constants}
-    return Coverage(
-        parameters=cost.parameters(graph, shapes),
-        prunable_parameters=cost.parameters(graph, shapes, touched),
-        groups=len(groups),
-        units=sum(group.units for group in groups),
-    )
+    yield from refusals(graph, subject.analysis, {group.name for group in subject.groups})
 
 
 def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:

@@ -6,7 +6,6 @@ and report.md. Refused: whatever a stage refuses, as an `EspalierError`.
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -17,16 +16,15 @@ from schemas.job import Progress
 from schemas.report import Exactness, Report, Score
 from schemas.request import PruneRequest
 from worker.engine import cost, evaluate, surgery, verify
-from worker.engine.axes import Analysis, Group, analyse
+from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done, compensate
 from worker.engine.criteria import ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
-from worker.engine.data import Samples, Split, read_samples, split
+from worker.engine.data import Samples
 from worker.engine.execute import Executor, to_numpy
-from worker.engine.graph import Array, Graph, freeze
-from worker.engine.load import load
-from worker.engine.observe import grams, see
-from worker.engine.probe import input_specs, probe_samples
+from worker.engine.graph import Array, Graph
+from worker.engine.observe import grams
+from worker.engine.prepare import prepare
 from worker.engine.render import render_html, render_markdown
 from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
@@ -40,24 +38,14 @@ PROOF_SAMPLES = 256
 
 def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, emit: Emit) -> Report:
     """Run the job and leave its four files in the work folder."""
-    torch.set_num_threads(limits.threads)
-    device = _device(request)
     stage = Stages(emit)
-    with stage("load", f"reading {inputs.model.name}"):
-        external = {location: file.path for location, file in inputs.external.items()}
-        loaded = load(inputs.model.path, external, inputs.model.name)
-        graph = freeze(loaded.model)
-    with stage("data", "reading the data"):
-        data = _read(request, inputs, graph, limits)
-        probe = probe_samples(graph, data, request.seed)
-    with stage("analyse", "following the axes"):
-        executor = Executor(graph, device)
-        seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
-        analysis = analyse(graph, seen)
-        groups = _groups(request, analysis)
-    subject = Subject(request, inputs, loaded, graph, analysis, groups, device)
+    ready = prepare(request, inputs, workdir, limits, stage)
+    groups = _groups(request, ready.analysis)
+    subject = Subject(request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device)
+    executor, data, probe = ready.executor, ready.data, ready.probe
     with stage("observe", "running the calibration data"):
         evidence = _observe(subject, executor, data.fit, stage)
+    del ready, executor  # a copy of all weights that nobody needs any more
     with stage("select", "choosing what goes"):
         taken = _select(subject, evidence)
     with stage("cut", "removing it"):
@@ -74,36 +62,6 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
     return report
 
 
-def _device(request: PruneRequest) -> Literal["cpu", "cuda"]:
-    if request.device == "cpu" or not torch.cuda.is_available():
-        if request.device == "cuda":
-            raise EspalierError("device_unavailable", "this process sees no CUDA device", where="/device")
-        return "cpu"
-    return "cuda"
-
-
-def _read(request: PruneRequest, inputs: Inputs, graph: Graph, limits: Limits) -> Split:
-    """Calibration and evaluation samples, split once."""
-    specs = input_specs(graph, inputs.model.name)
-    batch = graph.fixed_batch()
-
-    def read(file: InputFile | None, role: Literal["calibration", "evaluation"]) -> Samples | None:
-        if file is None:
-            return None
-        return read_samples(
-            file.path, specs, request.preprocess, max_bytes=limits.max_data_bytes, role=role, batch=batch
-        )
-
-    calibration = read(inputs.calibration, "calibration")
-    if calibration is None and request.needs_data():
-        raise EspalierError(
-            "calibration_required",
-            f"criterion {request.criterion.name!r} with compensation {request.compensation!r} looks at data",
-            where="calibration",
-        )
-    return split(calibration, read(inputs.evaluation, "evaluation"), request.seed)
-
-
 def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
     """The groups in scope. Refuses a model or a scope without any."""
     weights = request.criterion.prunes_weights()
@@ -113,11 +71,13 @@ def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
     groups = tuple(group for group in analysis.groups if group_in_scope(request.scope, group))
     layers = [layer for layer in analysis.layers if in_scope(request.scope, layer)]
     if not (layers if weights else groups):
+        makers = analysis.layers if weights else [layer for group in analysis.groups for layer in group.layers]
         names = [layer.name for layer in analysis.layers] if weights else [group.name for group in analysis.groups]
         raise EspalierError(
             "scope_matches_nothing",
-            f"include {list(request.scope.include)} and exclude {list(request.scope.exclude)} leave nothing; "
-            f"what can be pruned: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}",
+            f"{request.scope.model_dump_json(exclude_defaults=True)} leaves nothing; what can be pruned: "
+            f"{', '.join(names[:20])}{', ...' if len(names) > 20 else ''}; "
+            f"of the operators {', '.join(sorted({layer.op.key for layer in makers}))}",
             where="/scope",
         )
     return groups

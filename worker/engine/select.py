@@ -18,7 +18,9 @@ HALVINGS = 40
 
 
 def in_scope(scope: Scope, layer: Layer) -> bool:
-    """Whether any of a layer's names is included and none is excluded."""
+    """Whether any of a layer's names is included and none is excluded, and its operator is one of those wanted."""
+    if scope.operators and layer.op.key not in scope.operators:
+        return False
     hit = any(fnmatchcase(name, pattern) for name in layer.aliases for pattern in scope.include)
     return hit and not any(fnmatchcase(name, pattern) for name in layer.aliases for pattern in scope.exclude)
 

@@ -12,6 +12,8 @@ from schemas.criteria import Magnitude
 from schemas.request import PruneRequest
 from worker.engine.axes import Layer
 from worker.engine.graph import Array, Graph
+from worker.engine.quantised import real
+from worker.engine.quantised import zero as zero_of
 
 
 def sparsify(request: PruneRequest, graph: Graph, layers: Sequence[Layer]) -> dict[str, Array]:
@@ -19,7 +21,7 @@ def sparsify(request: PruneRequest, graph: Graph, layers: Sequence[Layer]) -> di
     parameters = request.criterion
     assert isinstance(parameters, Magnitude), "the request's validator asks for it"
     names = tuple(dict.fromkeys(layer.weight for layer in layers))
-    sizes = {name: np.abs(graph.constants[name].astype(np.float64)).ravel() for name in names}
+    sizes = {name: np.abs(real(graph, name)).ravel() for name in names}
     if request.amount.kind == "threshold":
         assert parameters.threshold is not None
         zero = {name: size < parameters.threshold for name, size in sizes.items()}
@@ -29,7 +31,7 @@ def sparsify(request: PruneRequest, graph: Graph, layers: Sequence[Layer]) -> di
         together = _smallest(np.concatenate([sizes[name] for name in names]), request.amount.share)
         ends = np.cumsum([len(sizes[name]) for name in names])
         zero = dict(zip(names, np.split(together, ends[:-1]), strict=True))
-    return {name: _zeroed(graph.constants[name], zero[name]) for name in names if zero[name].any()}
+    return {name: _zeroed(graph, name, zero[name]) for name in names if zero[name].any()}
 
 
 def _smallest(sizes: "np.typing.NDArray[np.float64]", share: float) -> "np.typing.NDArray[np.bool_]":
@@ -43,9 +45,9 @@ def _smallest(sizes: "np.typing.NDArray[np.float64]", share: float) -> "np.typin
     return marked
 
 
-def _zeroed(array: Array, zero: "np.typing.NDArray[np.bool_]") -> Array:
-    changed = array.copy()
-    changed[zero.reshape(array.shape)] = 0
+def _zeroed(graph: Graph, name: str, marked: "np.typing.NDArray[np.bool_]") -> Array:
+    array = graph.constants[name]
+    changed: Array = np.where(marked.reshape(array.shape), zero_of(graph, name).astype(array.dtype), array)
     return changed
 
 

@@ -54,8 +54,11 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Limits:
+    """`torchscript`: this process may load code that came with a model, because it is confined or its user says so."""
+
     threads: int
     max_data_bytes: int
+    torchscript: bool = False
 
 
 @dataclass(frozen=True, eq=False)

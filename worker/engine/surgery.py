@@ -12,11 +12,13 @@ import onnx
 import onnx_ir as ir
 
 from schemas.request import PruneRequest
+from worker.engine import cost
 from worker.engine.axes import Group
 from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph
 from worker.engine.ops import RULES
-from worker.engine.ops.rule import ShapeOf
+from worker.engine.ops.rule import Cut, ShapeOf
+from worker.engine.quantised import unrounded
 from worker.engine.ties import Axis, Points, Ties
 
 # Outputs of these are compared before them: two near-equal inputs may give quite different outputs.
@@ -51,9 +53,9 @@ def cut(
         rule = RULES.get(op.key)
         if rule is None or op.outputs[0] in graph.static:
             continue
-        follow = rule.follow(op, ties, after)
-        for attr, number in follow.attrs.items():
-            node.attributes[attr] = ir.AttrInt64(attr, number)
+        follow = rule.follow(op, ties, Cut(after, gone))
+        for attr, setting in follow.attrs.items():
+            _set_attribute(node, attr, setting)
         for slot, constant in follow.constants.items():
             _feed_constant(clone.graph, node, slot, constant)
     _resize_values(clone.graph, gone, after)
@@ -85,12 +87,23 @@ def masks(ties: Ties, groups: Iterable[Group], gone: Gone) -> dict[tuple[int, in
             name = consume.op.inputs[consume.slot]
             shape = [1] * len(ties.shape(name))
             shape[consume.axis] = ties.shape(name)[consume.axis]
-            mask = np.ones(shape[consume.axis], dtype=ties.graph.constants[consume.weight].dtype)
+            mask = np.ones(shape[consume.axis], dtype=_dtype(ties, name, consume.weight))
             mask[group.sites[name, consume.axis][units].ravel()] = 0
             key = consume.op.index, consume.slot
             mask = mask.reshape(shape)
             found[key] = np.minimum(mask, found[key]) if key in found else mask
     return found
+
+
+def _dtype(ties: Ties, name: str, weight: str) -> np.dtype[np.generic]:
+    """The type of the numbers read at `name`. The executor sees half precision as single; constants tell."""
+    constants = ties.graph.constants
+    if weight:
+        return constants[weight].dtype
+    seen = ties.seen.dtypes[name]
+    kept = {array.dtype for array in constants.values() if cost.is_real(array)}
+    halves = {dtype for dtype in kept if dtype.itemsize == 2}
+    return halves.pop() if seen == np.float32 and len(halves) == 1 and seen not in kept else seen
 
 
 def comparable_outputs(graph: Graph) -> tuple[str, ...]:
@@ -103,11 +116,13 @@ def comparable_outputs(graph: Graph) -> tuple[str, ...]:
 
 
 def to_proto(model: ir.Model, outputs: Iterable[str] | None = None) -> onnx.ModelProto:
-    """Serialise; with `outputs`, the model gives those tensors instead of its own outputs."""
+    """Serialise; with `outputs`, for comparing: the model gives those tensors instead of its own outputs, and rounds
+    no activations."""
     proto = ir.to_proto(model)
     if outputs is not None:
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
+        unrounded(proto)
     return proto
 
 
@@ -146,13 +161,24 @@ def _set_constant(graph: ir.Graph, name: str, array: Array) -> None:
 
 def _feed_constant(graph: ir.Graph, node: ir.Node, slot: int, array: Array) -> None:
     """Give one node its own constant at a slot; reuse the initializer where nobody else reads it."""
+    if slot >= len(node.inputs):
+        node.resize_inputs(slot + 1)
     old = node.inputs[slot]
-    assert old is not None
-    assert old.name is not None
-    if old.name in graph.initializers and len(list(old.uses())) == 1:
-        _set_constant(graph, old.name, array)
+    if old is not None and old.name in graph.initializers and len(list(old.uses())) == 1:
+        _set_constant(graph, str(old.name), array)
     else:
-        node.replace_input_with(slot, _constant(graph, f"{old.name}.{node.outputs[0].name}", array))
+        name = f"espalier.{slot}" if old is None else old.name
+        node.replace_input_with(slot, _constant(graph, f"{name}.{node.outputs[0].name}", array))
+
+
+def _set_attribute(node: ir.Node, name: str, setting: int | tuple[int, ...] | None) -> None:
+    match setting:
+        case None:
+            node.attributes.pop(name, None)
+        case int():
+            node.attributes[name] = ir.AttrInt64(name, setting)
+        case _:
+            node.attributes[name] = ir.AttrInt64s(name, setting)
 
 
 def _resize_values(graph: ir.Graph, gone: Mapping[Axis, Points], after: ShapeOf) -> None:
@@ -165,5 +191,6 @@ def _resize_values(graph: ir.Graph, gone: Mapping[Axis, Points], after: ShapeOf)
             if value.name in cut_axes and value.shape is not None:
                 dims = list(value.shape)
                 for axis in cut_axes[value.name]:
-                    dims[axis] = after(value.name)[axis]
+                    # A size that is no number depends on the batch, of which the analysis has seen one.
+                    dims[axis] = after(value.name)[axis] if isinstance(dims[axis], int) else ir.SymbolicDim(None)
                 value.shape = ir.Shape(dims)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engine.graph import Array, Graph, Op
+from worker.engine.quantised import stored
 
 Points = npt.NDArray[np.int64]
 Axis = tuple[str, int]  # a tensor and one of its dimensions
@@ -29,23 +30,44 @@ class Seen:
 @dataclass(frozen=True)
 class Produce:
     """An operator makes the units of `weight`'s axis: that slice of the weight is the unit's incoming weights.
-    `carried`: it only passes them on, with a weight for each (depthwise)."""
+    `carried`: it only passes them on, with a weight for each (depthwise). `parts`: the indices of one unit (gates)."""
 
     op: Op
     weight: str
     axis: int
     carried: bool = False
+    parts: int = 1
 
 
 @dataclass(frozen=True)
 class Consume:
-    """An operator contracts an axis of its input against an axis of a constant weight."""
+    """An operator contracts an axis of what it reads at `slot`: a unit that reads as zero there is without effect.
+
+    `weight` is the constant that it is contracted against; "" where that is computed or quantised: a mask is exact all
+    the same, but nothing can be handed over to the units that stay. `state` is where the units can be seen that a
+    recurrent operator reads of itself; its slot is the recurrent weight's, whose columns are the reading."""
 
     op: Op
     slot: int
     axis: int
-    weight: str
-    weight_axis: int
+    weight: str = ""
+    weight_axis: int = 0
+    state: Axis | None = None
+
+    def read(self) -> Axis:
+        """The tensor and axis that hold what is read."""
+        return self.state or (self.op.inputs[self.slot], self.axis)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """`whole` counts the indices of `parts` in order, the last fastest: heads times width, groups times channels.
+
+    At most one part may lose indices, or the whole would become ragged; `forks` decides which."""
+
+    op: Op
+    whole: Axis
+    parts: tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -68,7 +90,9 @@ class Ties:
     pins: list[Pin] = field(default_factory=list)
     produced: list[Produce] = field(default_factory=list)
     consumed: list[Consume] = field(default_factory=list)
+    forks: list[Fork] = field(default_factory=list)
     spoken: set[Axis] = field(default_factory=set)
+    imagined: dict[Axis, int] = field(default_factory=dict)  # sizes of axes that no tensor has
 
     def __post_init__(self) -> None:
         for name, shape in self.seen.shapes.items():
@@ -82,7 +106,18 @@ class Ties:
     def points(self, axis: Axis) -> Points:
         """The points of an axis, in order."""
         start = self.starts[axis]
-        return np.arange(start, start + self.shape(axis[0])[axis[1]], dtype=np.int64)
+        return np.arange(start, start + self.size(axis), dtype=np.int64)
+
+    def size(self, axis: Axis) -> int:
+        return self.imagined[axis] if axis in self.imagined else self.shape(axis[0])[axis[1]]
+
+    def imagine(self, size: int) -> Axis:
+        """An axis of its own, for a factor that is an axis neither before nor after a Reshape."""
+        axis = f"#{self.total}", 0
+        self.starts[axis] = self.total
+        self.imagined[axis] = size
+        self.total += size
+        return axis
 
     def tie(self, one: Axis, other: Axis) -> None:
         """Index i of one axis goes when index i of the other goes."""
@@ -94,6 +129,11 @@ class Ties:
         self.left.append(one.ravel())
         self.right.append(other.ravel())
 
+    def fork(self, op: Op, whole: Axis, parts: tuple[Axis, ...]) -> None:
+        """Let one of the parts, chosen later, carry the whole."""
+        self.forks.append(Fork(op, whole, parts))
+        self.speak(whole, *parts)
+
     def speak(self, *axes: Axis) -> None:
         """Say that the current operator has spoken for these axes."""
         self.spoken.update(axes)
@@ -102,13 +142,14 @@ class Ties:
         self.pins.append(Pin(self.points(axis), code, message))
         self.speak(axis)
 
-    def produce(self, op: Op, weight: str, axis: int, carried: bool = False) -> None:
-        if weight in self.graph.constants:
-            self.produced.append(Produce(op, weight, axis, carried))
+    def produce(self, op: Op, weight: str, axis: int, carried: bool = False, parts: int = 1) -> None:
+        """Where the weight is stored in the file, as numbers or quantised."""
+        if source := stored(self.graph, weight):
+            self.produced.append(Produce(op, source, axis, carried, parts))
 
-    def consume(self, op: Op, slot: int, axis: int, weight: str, weight_axis: int) -> None:
-        """Contract an input's axis; against a weight that is no constant there is nothing to cut exactly: a pin."""
-        if weight in self.graph.constants:
-            self.consumed.append(Consume(op, slot, axis, weight, weight_axis))
-        else:
-            self.pin((op.inputs[slot], axis), "dynamic_product", f"{op.label()} multiplies it with computed values")
+    def consume(
+        self, op: Op, slot: int, axis: int, weight: str = "", weight_axis: int = 0, state: Axis | None = None
+    ) -> None:
+        """Contract an input's axis. The caller has tied it to the same axis of what it is contracted against."""
+        known = weight in self.graph.constants
+        self.consumed.append(Consume(op, slot, axis, weight if known else "", weight_axis if known else 0, state))

@@ -25,8 +25,8 @@ Outputs = Sequence[Array]  # one array for each compared tensor
 
 def compare(names: Sequence[str], cut: Outputs, masked: Outputs, dense: Outputs, samples: int) -> Exactness:
     """max|cut - masked| / max|masked| over all compared tensors, and whether the mask changed anything."""
-    worst = max((_relative(a, b) for a, b in zip(cut, masked, strict=True)), default=0.0)
-    effect = max((_relative(a, b) for a, b in zip(dense, masked, strict=True)), default=0.0)
+    worst = max((relative_difference(a, b) for a, b in zip(cut, masked, strict=True)), default=0.0)
+    effect = max((relative_difference(a, b) for a, b in zip(dense, masked, strict=True)), default=0.0)
     tolerance = max((TOLERANCE.get(one.dtype.name, DEFAULT_TOLERANCE) for one in masked), default=DEFAULT_TOLERANCE)
     return Exactness(
         max_relative_difference=worst,
@@ -38,7 +38,7 @@ def compare(names: Sequence[str], cut: Outputs, masked: Outputs, dense: Outputs,
     )
 
 
-def _relative(one: Array, other: Array) -> float:
+def relative_difference(one: Array, other: Array) -> float:
     """The largest difference over the largest value. Different shapes, or one side not finite, differ infinitely."""
     if one.shape != other.shape:
         return float("inf")

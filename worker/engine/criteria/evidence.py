@@ -13,6 +13,7 @@ import numpy as np
 from worker.engine.axes import Group
 from worker.engine.graph import Graph
 from worker.engine.observe import Float, SiteGram
+from worker.engine.quantised import real
 
 Centre = Literal["auto", "half", "mean", "none"]
 
@@ -60,7 +61,7 @@ def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...]) -> Evidence:
         parts = []
         for produce in group.producers:
             index = group.sites[produce.weight, produce.axis]
-            weight = np.moveaxis(graph.constants[produce.weight], produce.axis, 0).astype(np.float64)
+            weight = np.moveaxis(real(graph, produce.weight), produce.axis, 0)
             parts.append(weight[index].reshape(group.units, -1))
         return np.concatenate(parts, axis=1)
 

@@ -32,7 +32,7 @@ def read_samples(
     _check_specs(specs, batch, role)
     chosen = chosen_inputs(preprocess, specs)
     raw = read_file(path, max_bytes=max_bytes, where=role)
-    arrays, labels = _named(raw, specs, role)
+    arrays, labels = named(raw, specs, role)
     inputs: dict[str, Array] = {}
     for spec in specs:
         options = preprocess if spec.name in chosen else Preprocess()
@@ -60,7 +60,7 @@ def _check_specs(specs: Sequence[InputSpec], batch: int | None, role: str) -> No
 # ---- which array is which
 
 
-def _named(raw: RawFile, specs: Sequence[InputSpec], role: str) -> tuple[dict[str, Array], Array | None]:
+def named(raw: RawFile, specs: Sequence[InputSpec], role: str) -> tuple[dict[str, Array], Array | None]:
     """The file's arrays under the names of the inputs, and its labels."""
     names = tuple(spec.name for spec in specs)
     if raw.kind != "npz" and len(specs) > 1:

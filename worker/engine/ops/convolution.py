@@ -14,6 +14,7 @@ from worker.engine.graph import Op
 from worker.engine.ops.rule import Follow, NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Ties
 
+IMAGES = 4  # dimensions; with channels last ResNet-56 takes three quarters of the time, and what follows keeps it
 SPATIAL = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -98,6 +99,8 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
         padding = [begin for begin, _ in pairs]
     else:
         x, padding = F.pad(x, flat_pads(pairs)), [0] * rank
+    if x.ndim == IMAGES:
+        x = x.contiguous(memory_format=torch.channels_last)
     y = SPATIAL[rank](
         x,
         w,

@@ -28,6 +28,13 @@ def tie_broadcast(ties: Ties, inputs: Iterable[str], output: str, spare: int = 0
                 ties.pin((name, axis), "broadcast", "an axis of size one is stretched there")
 
 
+def tie_others(ties: Ties, x: str, y: str, mixed: set[int]) -> None:
+    """Tie every axis but those that the operator mixes."""
+    for axis in range(len(ties.shape(x))):
+        if axis not in mixed:
+            ties.tie((x, axis), (y, axis))
+
+
 def tie(op: Op, ties: Ties) -> None:
     names = [name for name in op.inputs if name]
     for output in op.outputs:
@@ -105,6 +112,16 @@ def gelu(op: Op, x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate=op.text("approximate", "none"))
 
 
+def selu(op: Op, x: torch.Tensor) -> torch.Tensor:
+    alpha, gamma = op.number("alpha", 1.6732632), op.number("gamma", 1.0507010)
+    return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
+
+
+def shrink(op: Op, x: torch.Tensor) -> torch.Tensor:
+    edge, bias = op.number("lambd", 0.5), op.number("bias", 0.0)
+    return torch.where(x < -edge, x + bias, torch.where(x > edge, x - bias, torch.zeros_like(x)))
+
+
 def _softmax_axes(op: Op, rank: int) -> tuple[int, bool]:
     """The axis, and whether everything from it on is normalised together (before opset 13)."""
     together = op.opset < 13
@@ -151,6 +168,9 @@ RULES = {
     "Elu": with_attrs(lambda op, x: F.elu(x, op.number("alpha", 1.0))),
     "Celu": with_attrs(lambda op, x: F.celu(x, op.number("alpha", 1.0))),
     "ThresholdedRelu": with_attrs(lambda op, x: torch.where(x > op.number("alpha", 1.0), x, 0.0)),
+    "Selu": with_attrs(selu),
+    "Swish": with_attrs(lambda op, x: x * torch.sigmoid(op.number("alpha", 1.0) * x)),
+    "Shrink": with_attrs(shrink),
     "Gelu": with_attrs(gelu),
     "HardSwish": unary(F.hardswish),
     "Softplus": unary(F.softplus),
@@ -158,6 +178,21 @@ RULES = {
     "Erf": unary(torch.erf, bounds=(-1.0, 1.0)),
     "Exp": unary(torch.exp),
     "Log": unary(torch.log),
+    "Sin": unary(torch.sin, bounds=(-1.0, 1.0)),
+    "Cos": unary(torch.cos, bounds=(-1.0, 1.0)),
+    "Tan": unary(torch.tan),
+    "Asin": unary(torch.asin),
+    "Acos": unary(torch.acos),
+    "Atan": unary(torch.atan),
+    "Sinh": unary(torch.sinh),
+    "Cosh": unary(torch.cosh),
+    "Asinh": unary(torch.asinh),
+    "Acosh": unary(torch.acosh),
+    "Atanh": unary(torch.atanh),
+    "Floor": unary(torch.floor),
+    "Ceil": unary(torch.ceil),
+    "Round": unary(torch.round),
+    "Sign": unary(torch.sign),
     "Sqrt": unary(torch.sqrt),
     "Reciprocal": unary(torch.reciprocal),
     "Neg": unary(torch.neg),

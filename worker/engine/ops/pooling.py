@@ -1,7 +1,5 @@
 """Pools and spatial means: samples and channels pass, spatial axes are mixed and stay."""
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 
@@ -60,42 +58,9 @@ def global_max(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (x.amax(dim=tuple(range(2, x.ndim)), keepdim=True),)
 
 
-def _mean_axes(op: Op, rank: int, axes: Sequence[int] | None) -> tuple[int, ...] | None:
-    """Which axes are averaged; None where nothing is."""
-    if axes is None or len(axes) == 0:
-        return None if op.integer("noop_with_empty_axes", 0) else tuple(range(rank))
-    return tuple(sorted(axis % rank for axis in axes))
-
-
-def tie_mean(op: Op, ties: Ties) -> None:
-    """The axes that are not averaged pass; a mean over a pruned axis would change its value."""
-    x, y = op.inputs[0], op.outputs[0]
-    rank = len(ties.shape(x))
-    given_axes: Sequence[int] | None = op.ints("axes") or None
-    if op.input(1):
-        if op.inputs[1] not in ties.graph.static:
-            return
-        given_axes = [int(one) for one in ties.seen.small[op.inputs[1]]]
-    axes = _mean_axes(op, rank, given_axes)
-    kept = [axis for axis in range(rank) if axes is None or axis not in axes]
-    keepdims = op.integer("keepdims", 1) or axes is None
-    for position, axis in enumerate(kept):
-        ties.tie((x, axis), (y, axis if keepdims else position))
-
-
-def mean(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
-    x = given(tensors, 0)
-    wanted = tensors[1] if len(tensors) > 1 else None
-    axes = _mean_axes(op, x.ndim, op.ints("axes") if wanted is None else wanted.tolist())
-    if not x.is_floating_point():
-        raise NoTorchForm
-    return (x if axes is None else x.mean(dim=axes, keepdim=bool(op.integer("keepdims", 1))),)
-
-
 RULES = {
     "MaxPool": Rule(tie=tie, compute=max_pool, passes=True),
     "AveragePool": Rule(tie=tie, compute=average_pool, passes=True),
     "GlobalAveragePool": Rule(tie=tie, compute=global_average, passes=True),
     "GlobalMaxPool": Rule(tie=tie, compute=global_max, passes=True),
-    "ReduceMean": Rule(tie=tie_mean, compute=mean, passes=True),
 }

@@ -1,7 +1,7 @@
 """Matrix products: Gemm and MatMul, with a constant on either side or none.
 
 The axis that is contracted against a constant weight is where units are read; the weight's other axis is where they
-are made. Two computed operands are contracted without a weight to cut: that axis is pinned.
+are made. Two computed operands are cut together, and masked in one of them.
 """
 
 from math import prod
@@ -15,11 +15,12 @@ from worker.engine.ties import Axis, Ties
 
 
 def _tie_contraction(op: Op, ties: Ties, a: Axis, b: Axis) -> None:
+    """A mask on one operand is enough: what the other holds at a removed index is multiplied by zero."""
     ties.tie(a, b)
-    if b[0] in ties.graph.constants:
-        ties.consume(op, 0, a[1], b[0], b[1])
-    else:
+    if a[0] in ties.graph.static:
         ties.consume(op, 1, b[1], a[0], a[1])
+    else:
+        ties.consume(op, 0, a[1], b[0], b[1])
 
 
 def tie_gemm(op: Op, ties: Ties) -> None:

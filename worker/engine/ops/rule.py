@@ -6,10 +6,11 @@ A family's file fills one `Rule` for each of its operators; `worker.engine.ops.R
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from worker.engine.graph import Array, Op
-from worker.engine.ties import Ties
+from worker.engine.ties import Axis, Points, Ties
 
 Tensors = Sequence[torch.Tensor | None]
 Shape = tuple[int, ...]
@@ -22,16 +23,31 @@ class NoTorchForm(Exception):
 
 @dataclass(frozen=True)
 class Follow:
-    """What else changes in a node when axes around it are cut."""
+    """What else changes in a node when axes around it are cut. An attribute that becomes None is removed."""
 
-    attrs: Mapping[str, int] = field(default_factory=dict)
+    attrs: Mapping[str, int | tuple[int, ...] | None] = field(default_factory=dict)
     constants: Mapping[int, Array] = field(default_factory=dict)  # by input slot
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """What a cut leaves: called with a tensor's name it gives the shape after; `gone` are the indices that go."""
+
+    shape: ShapeOf
+    gone: Mapping[Axis, Points]
+
+    def __call__(self, name: str) -> Shape:
+        return self.shape(name)
+
+    def before(self, axis: Axis, index: int) -> int:
+        """How many of the first `index` indices of an axis stay."""
+        return index - int(np.searchsorted(self.gone.get(axis, np.empty(0, np.int64)), index))
 
 
 Tie = Callable[[Op, Ties], None]
 Compute = Callable[[Op, Tensors], tuple[torch.Tensor, ...]]
 Macs = Callable[[Op, ShapeOf], int]
-FollowCut = Callable[[Op, Ties, ShapeOf], Follow]
+FollowCut = Callable[[Op, Ties, Cut], Follow]
 Range = tuple[float, float] | None
 RangeOf = Callable[[Op, Mapping[str, Array]], Range]
 
@@ -40,7 +56,7 @@ def no_macs(op: Op, shape: ShapeOf) -> int:
     return 0
 
 
-def nothing_follows(op: Op, ties: Ties, after: ShapeOf) -> Follow:
+def nothing_follows(op: Op, ties: Ties, after: Cut) -> Follow:
     return Follow()
 
 

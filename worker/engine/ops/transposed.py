@@ -1,0 +1,98 @@
+"""Transposed convolution, dense, grouped and depthwise, in one to three dimensions.
+
+Its weight is (inputs, outputs of a group, ...): input channels are contracted with axis 0, axis 1 makes the units. In a
+grouped one the same relative index is tied across the groups, so that they stay equal; a depthwise one passes channels
+on.
+"""
+
+from math import prod
+
+import torch
+import torch.nn.functional as F
+
+from worker.engine.graph import Op
+from worker.engine.ops.convolution import follow, is_depthwise
+from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
+from worker.engine.ties import Ties
+
+SPATIAL = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+
+
+def tie(op: Op, ties: Ties) -> None:
+    x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
+    groups = op.integer("group", 1)
+    ties.tie((x, 0), (y, 0))
+    if is_depthwise(op, ties.shape(x)):
+        channels = ties.points((x, 1))
+        out = ties.points((y, 1)).reshape(len(channels), -1)
+        ties.tie_points(out, channels[:, None].repeat(out.shape[1], axis=1))
+        ties.tie((x, 1), (w, 0))
+        ties.speak((y, 1))
+        ties.produce(op, w, 0, carried=True)
+    else:
+        inner = ties.points((x, 1)).reshape(groups, -1)
+        ties.tie_points(inner, inner[:1].repeat(groups, axis=0))
+        ties.tie_points(ties.points((w, 0)).reshape(groups, -1), inner)
+        made = ties.points((w, 1))
+        ties.tie_points(ties.points((y, 1)).reshape(groups, -1), made[None].repeat(groups, axis=0))
+        ties.speak((x, 1), (w, 0), (w, 1), (y, 1))
+        ties.produce(op, w, 1)
+        ties.consume(op, 0, 1, w, 0)
+    if op.input(2):
+        ties.tie((op.inputs[2], 0), (y, 1))
+
+
+def macs(op: Op, shape: ShapeOf) -> int:
+    return prod(shape(op.inputs[0])) * prod(shape(op.inputs[1])[1:])
+
+
+def _trims(op: Op, full: tuple[int, ...], spatial: tuple[int, ...], spare: tuple[int, ...]) -> list[tuple[int, int]]:
+    """What is cut off at both ends of each dimension (a negative end adds); `full` is the size without `spare`, the
+    output padding."""
+    rank = len(full)
+    mode = op.text("auto_pad", "NOTSET")
+    sizes = op.ints("output_shape")[-rank:]
+    if not sizes and mode == "VALID":
+        return [(0, 0)] * rank
+    if not sizes and mode == "NOTSET":
+        pads = op.ints("pads", (0,) * (2 * rank))
+        return list(zip(pads[:rank], pads[rank:], strict=True))
+    if not sizes:
+        sizes = tuple(size * stride for size, stride in zip(spatial, op.ints("strides", (1,) * rank), strict=True))
+    trims = []
+    for size, more, wanted in zip(full, spare, sizes, strict=True):
+        total = size + more - wanted
+        small, large = max(total, 0) // 2, total - max(total, 0) // 2
+        trims.append((small, large) if mode == "SAME_UPPER" or total < 0 else (large, small))
+    return trims
+
+
+def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
+    x, w, bias = given(tensors, 0), given(tensors, 1), optional(tensors, 2)
+    rank = w.ndim - 2
+    strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
+    spare = op.ints("output_padding", (0,) * rank)
+    spatial, kernel = tuple(x.shape[2:]), tuple(w.shape[2:])
+    if rank not in SPATIAL or len(op.ints("output_shape", (0,) * rank)) not in (rank, rank + 2):
+        raise NoTorchForm
+    full = tuple(
+        stride * (size - 1) + (k - 1) * dilation + 1
+        for size, k, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True)
+    )
+    trims = _trims(op, full, spatial, spare)
+    groups = op.integer("group", 1)
+    if all(begin == end for begin, end in trims) and all(
+        more < max(stride, dilation) for more, stride, dilation in zip(spare, strides, dilations, strict=True)
+    ):
+        padding = [begin for begin, _ in trims]
+        return (SPATIAL[rank](x, w, bias, strides, padding, spare, groups, dilations),)
+    y = SPATIAL[rank](x, w, None, strides, 0, 0, groups, dilations)
+    for axis, ((begin, end), size, more) in enumerate(zip(trims, full, spare, strict=True), start=2):
+        y = F.pad(y, (0, 0) * (y.ndim - 1 - axis) + (0, max(more, more - end)))
+        y = y.narrow(axis, begin, size + more - begin - end)
+    if bias is not None:
+        y = y + bias.reshape(-1, *(1,) * rank)
+    return (y,)
+
+
+RULES = {"ConvTranspose": Rule(tie=tie, compute=compute, macs=macs, follow=follow)}

@@ -1,0 +1,95 @@
+"""The first stages of every job: the model as a graph, the data as samples, the axes as groups.
+
+In: a request and the paths of its inputs. Out: `Prepared`. Refused: whatever loading, reading and analysing refuse, as
+an `EspalierError`.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from schemas.errors import EspalierError
+from schemas.request import JobRequest
+from worker.engine import torchscript
+from worker.engine.axes import Analysis, analyse
+from worker.engine.data import Samples, Split, read_samples, split
+from worker.engine.execute import Executor
+from worker.engine.graph import Graph, freeze
+from worker.engine.load import Loaded, gzip_bytes, load
+from worker.engine.observe import see
+from worker.engine.probe import input_specs, probe_samples
+from worker.engine.stages import InputFile, Inputs, Limits, Stages
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """`probe` are samples to look at the model with; `executor` has run it once."""
+
+    loaded: Loaded
+    graph: Graph
+    data: Split
+    probe: Samples
+    executor: Executor
+    analysis: Analysis
+    device: Literal["cpu", "cuda"]
+
+
+def prepare(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, stage: Stages) -> Prepared:
+    """Load, read, analyse."""
+    torch.set_num_threads(limits.threads)
+    device = _device(request)
+    with stage("load", f"reading {inputs.model.name}"):
+        loaded = _load(request, inputs, workdir, limits)
+        graph = freeze(loaded.model)
+    with stage("data", "reading the data"):
+        data = _read(request, inputs, graph, limits)
+        probe = probe_samples(graph, data, request.seed)
+    with stage("analyse", "following the axes"):
+        executor = Executor(graph, device)
+        seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
+        analysis = analyse(graph, seen)
+    return Prepared(loaded, graph, data, probe, executor, analysis, device)
+
+
+def _load(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits) -> Loaded:
+    """The model; one that came as TorchScript as its ONNX export, whose size on disk stays the uploaded file's."""
+    model = inputs.model
+    if not torchscript.is_torchscript(model.path):
+        return load(model.path, {location: file.path for location, file in inputs.external.items()}, model.name)
+    if not limits.torchscript:
+        raise torchscript.untrusted(model.name)
+    calibration = inputs.calibration.path if inputs.calibration else None
+    exported = torchscript.to_onnx(
+        model.path, model.name, calibration, request.preprocess, limits.max_data_bytes, workdir
+    )
+    loaded = load(exported, {}, model.name)
+    exported.unlink()
+    return replace(loaded, file_bytes=model.bytes, gzip_bytes=gzip_bytes(model.path))
+
+
+def _device(request: JobRequest) -> Literal["cpu", "cuda"]:
+    if request.device == "cpu" or not torch.cuda.is_available():
+        if request.device == "cuda":
+            raise EspalierError("device_unavailable", "this process sees no CUDA device", where="/device")
+        return "cpu"
+    return "cuda"
+
+
+def _read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits) -> Split:
+    """Calibration and evaluation samples, split once."""
+    specs = input_specs(graph, inputs.model.name)
+    batch = graph.fixed_batch()
+
+    def read(file: InputFile | None, role: Literal["calibration", "evaluation"]) -> Samples | None:
+        if file is None:
+            return None
+        return read_samples(
+            file.path, specs, request.preprocess, max_bytes=limits.max_data_bytes, role=role, batch=batch
+        )
+
+    calibration = read(inputs.calibration, "calibration")
+    if calibration is None and request.needs_data():
+        raise EspalierError("calibration_required", request.why_data(), where="calibration")
+    return split(calibration, read(inputs.evaluation, "evaluation"), request.seed)
