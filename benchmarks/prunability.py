@@ -99,7 +99,8 @@ def cut(
     seen = analysis.ties.seen
     after, before = cost.shapes_after(seen, lost), cost.shapes_after(seen, {})
     model = surgery.cut(loaded.model, analysis.ties, {}, surgery.indices_gone(analysis.groups, gone), after)
-    return model, cost.parameters(graph, after) / max(cost.parameters(graph, before), 1)
+    whole = cost.parameters(graph, before)
+    return model, cost.parameters(graph, after) / whole if whole else 1.0
 
 
 def outputs(model: bytes, names: tuple[str, ...], feeds: dict[str, Array]) -> list[Array]:

@@ -110,7 +110,7 @@ def with_onnxsim() -> Callable[[str, str], Any]:
             ort.InferenceSession(smaller.SerializeToString(), options, providers=["CPUExecutionProvider"])
         except Exception:
             return "invalid file"
-        return {"kept": weights(smaller) / max(before, 1), "exact": None}
+        return {"kept": weights(smaller) / before if before else 1.0, "exact": None}
 
     return ask
 

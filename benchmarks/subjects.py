@@ -71,6 +71,7 @@ def with_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
         fan_in = max(int(np.prod(shape[1:])), 1)
         array = (rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in))).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
+    model.ir_version = max(model.ir_version, 4)  # before that initializers were inputs, too
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return model

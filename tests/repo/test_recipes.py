@@ -24,11 +24,11 @@ def copy(tmp_path: Path) -> Path:
 
 
 def test_the_new_operator_is_found_by_its_published_tests(copy: Path) -> None:
-    tests = ["tests/engine/test_operators.py", "-k", "test_cos"]
+    tests = ["tests/engine/test_operators.py", "-k", "LpPool or named"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
     done = subprocess.run(command, cwd=copy, capture_output=True, text=True, check=False)
     assert 0 == done.returncode, done.stdout
-    assert re.search(r"[2-9] passed", done.stdout), done.stdout
+    assert "2 passed" in done.stdout, done.stdout
 
 
 def test_the_new_criterion_answers_to_its_name(copy: Path) -> None:

@@ -50,6 +50,7 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
         taken = _select(subject, evidence)
     with stage("cut", "removing it"):
         work = _cut(subject, taken, evidence)
+        del evidence  # it may have gathered all weights in double precision
     with stage("prove", "comparing with the masked model"):
         proof = _prove(subject, work, probe.rows(0, min(PROOF_SAMPLES, probe.count)))
         verify.assert_exact(proof)
