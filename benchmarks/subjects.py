@@ -70,6 +70,8 @@ def with_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
         shape = tuple(int(one) for one in shapes[node.input[0]])
         fan_in = max(int(np.prod(shape[1:])), 1)
         array = (rng.standard_normal(shape, dtype=np.float32) * np.float32(np.sqrt(2 / fan_in))).astype(np.float32)
+        if len(shape) == 1:  # scales and variances want to be positive
+            array = rng.uniform(0.5, 1.5, shape).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(array, node.output[0]))
     model.ir_version = max(model.ir_version, 4)  # before that initializers were inputs, too
     del model.graph.node[:]
