@@ -232,3 +232,22 @@ def test_one_part_of_a_grouped_split_is_no_group_of_its_own(tmp_path: Path) -> N
     proto = model(nodes, {**layer("fc1", 10, 12), "split": ints(0, 2, 5)}, {"x": ["N", 12]}, ["y"])
     stays = {stay.layer.name: stay.code for stay in dissect(proto, tmp_path).analysis.stays}
     assert {"fc1": "axis_mixed"} == stays
+
+
+def test_a_scalar_target_of_expand_is_no_obstacle(tmp_path: Path) -> None:
+    """ONNX asks for a vector, and onnxruntime takes this."""
+    nodes = [
+        conv("c1", "x", "a"),
+        Node("Expand", ["a", "target"], "e"),
+        conv("c2", "e", "c"),
+        Node("GlobalAveragePool", ["c"], "g"),
+        Node("Flatten", ["g"], "f"),
+        gemm("fc", "f", "y"),
+    ]
+    weights = {**layer("c1", 6, 3, 3, 3), **layer("c2", 5, 6, 3, 3), **layer("fc", 4, 5)}
+    proto = model(nodes, {**weights, "target": np.array([1])}, IMAGE, ["y"])
+    target = next(one for one in proto.graph.initializer if one.name == "target")
+    target.CopyFrom(onnx.numpy_helper.from_array(np.array(1), "target"))
+    dissected = dissect(proto, tmp_path)
+    assert {"c1": 6, "c2": 5} == {group.name: group.units for group in dissected.analysis.groups}
+    assert dissected.proof(dissected.random_half()).passed

@@ -147,7 +147,7 @@ def follow_target(op: Op, ties: Ties, after: Cut, slot: int) -> Follow:
     x, y = op.inputs[0], op.outputs[0]
     if op.inputs[slot] not in ties.graph.static or after(y) == ties.shape(y):
         return Follow()
-    target = np.array(ties.seen.small[op.inputs[slot]], dtype=np.int64)
+    target = np.atleast_1d(np.array(ties.seen.small[op.inputs[slot]], dtype=np.int64))  # onnxruntime takes a scalar
     offset = len(ties.shape(y)) - len(target)
     for place in range(len(target)):
         copied = op.key == "Reshape" and target[place] == 0 and after(x)[place] != after(y)[place]
