@@ -120,6 +120,14 @@ def test_the_bare_install_says_what_serve_needs(tmp_path: Path) -> None:
     assert not (tmp_path / "home").exists()
 
 
+def test_a_home_that_is_not_there_has_nothing_to_rebuild(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "service.cli", "rebuild-index", "--home", str(tmp_path / "typo")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert 3 == result.returncode
+    assert "there is no folder" in result.stderr
+    assert not (tmp_path / "typo").exists()
+
+
 def test_the_bare_install_says_what_rebuild_index_needs() -> None:
     result = bare("rebuild-index")
     assert 2 == result.returncode

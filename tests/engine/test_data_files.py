@@ -126,6 +126,17 @@ def test_a_broken_header_is_refused(tmp_path, content):
     assert refusal(tmp_path / "x.npy").code == "data_unreadable"
 
 
+@pytest.mark.parametrize(
+    "content", [header_only("(" + "1," * 9000 + ")"), header_only("(2,)", "x9"), header_only("f()")]
+)
+def test_the_words_on_a_broken_header_are_for_the_reader(tmp_path, content):
+    (tmp_path / "x.npy").write_bytes(content)
+    detail = refusal(tmp_path / "x.npy").failure.detail
+    assert "allow_pickle" not in detail
+    assert " at 0x" not in detail
+    assert len(detail) > len("the .npy header cannot be read: ")
+
+
 def test_a_member_that_occurs_twice_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
         archive.writestr("x.npy", npy_bytes(np.ones(3)))

@@ -120,7 +120,10 @@ def _read_header(file: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np
             raise ValueError(f"version {version} of the .npy format is not read")
         shape, fortran, dtype = read(file)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
-        raise EspalierError("data_unreadable", f"the .npy header cannot be read: {error}", where=where) from None
+        # numpy goes on about settings that nobody has here, and may name an object by its address.
+        words = next(iter(str(error).splitlines()), "")
+        detail = type(error).__name__ if not words or " at 0x" in words else words
+        raise EspalierError("data_unreadable", f"the .npy header cannot be read: {detail}", where=where) from None
     if any(not 0 <= dim < MAX_DIM for dim in shape):
         raise EspalierError("data_unreadable", f"the .npy header has an impossible shape {shape}", where=where)
     return shape, fortran, dtype
