@@ -13,7 +13,7 @@ from tests.engine.nets import feeds_for, save
 from worker.engine import cost, surgery, verify
 from worker.engine.axes import Analysis, analyse
 from worker.engine.criteria.evidence import Evidence, gather
-from worker.engine.execute import Executor
+from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph, freeze
 from worker.engine.load import Loaded, load
 from worker.engine.observe import grams, see
@@ -81,3 +81,23 @@ def run(proto: onnx.ModelProto, feeds: Mapping[str, Array]) -> list[Array]:
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return [np.asarray(one) for one in session.run(None, dict(feeds))]
+
+
+def assert_exact(dissected: Dissected, seed: int) -> None:
+    """The oracle of the engine: a seeded random half of every group, all together and each group alone."""
+    gone = dissected.random_half(seed)
+    onnx.checker.check_model(dissected.cut(gone), full_check=True)
+    proof = dissected.proof(gone)
+    assert proof.passed, proof
+    for group in dissected.analysis.groups:
+        alone = dissected.proof({group.name: gone[group.name]})
+        assert alone.passed, group.name
+        assert alone.mask_has_effect, group.name
+
+
+def assert_computes_alike(dissected: Dissected, rtol: float, atol: float) -> None:
+    """The executor, all of it in torch, gives what onnxruntime gives."""
+    executor = Executor(dissected.graph)
+    found = to_numpy(executor.run(dissected.feeds)["y"])
+    np.testing.assert_allclose(found, run(dissected.loaded.proto, dissected.feeds)[0], rtol=rtol, atol=atol)
+    assert {} == executor._nodes

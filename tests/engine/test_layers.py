@@ -10,7 +10,7 @@ import pytest
 
 from schemas.criteria import Magnitude
 from schemas.request import PruneRequest
-from tests.engine.dissect import Dissected, dissect, run
+from tests.engine.dissect import Dissected, assert_computes_alike, assert_exact, dissect, run
 from tests.engine.nets import Node, model
 from tests.engine.nets_layers import (
     ZOO,
@@ -32,7 +32,6 @@ from worker.engine.axes import Group
 from worker.engine.compensate import compensate
 from worker.engine.cost import Gone, cost, parameters, shapes_after
 from worker.engine.criteria.evidence import Step
-from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array
 from worker.engine.ops import attention, convolution, elementwise, normalisation
 from worker.engine.ops import transposed as transposed_rules
@@ -73,22 +72,12 @@ def test_pruned_equals_masked_and_the_mask_has_an_effect(name: str, tmp_path: Pa
     dissected = dissect(ZOO[name](), tmp_path)
     assert GROUPS[name] == {group.name: group.units for group in dissected.analysis.groups}
     for seed in (0, 1):
-        gone = dissected.random_half(seed)
-        onnx.checker.check_model(dissected.cut(gone), full_check=True)
-        assert dissected.proof(gone).passed
-        for group in dissected.analysis.groups:
-            alone = dissected.proof({group.name: gone[group.name]})
-            assert alone.passed, group.name
-            assert alone.mask_has_effect, group.name
+        assert_exact(dissected, seed)
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_executor_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -> None:
-    dissected = dissect(ZOO[name](), tmp_path)
-    executor = Executor(dissected.graph)
-    found = to_numpy(executor.run(dissected.feeds)["y"])
-    np.testing.assert_allclose(found, run(ZOO[name](), dissected.feeds)[0], rtol=1e-3, atol=1e-4)
-    assert {} == executor._nodes
+    assert_computes_alike(dissect(ZOO[name](), tmp_path), rtol=1e-3, atol=1e-4)
 
 
 def test_a_transposed_convolution_is_cut_on_both_sides(tmp_path: Path) -> None:

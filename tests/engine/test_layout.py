@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
-from tests.engine.dissect import dissect
+from tests.engine.dissect import assert_exact, dissect
 from tests.engine.nets import IMAGE, Node, conv, gemm, layer, model
 from tests.engine.nets_layout import (
     LAYOUT,
@@ -56,16 +56,7 @@ def test_the_groups_are_those_a_reader_of_the_network_would_name(name: str, tmp_
 @pytest.mark.parametrize("name", LAYOUT)
 @pytest.mark.parametrize("seed", [0, 1])
 def test_pruned_equals_masked_and_the_mask_has_an_effect(name: str, seed: int, tmp_path: Path) -> None:
-    dissected = dissect(LAYOUT[name](), tmp_path)
-    gone = dissected.random_half(seed)
-    onnx.checker.check_model(dissected.cut(gone), full_check=True)
-    proof = dissected.proof(gone)
-    assert proof.passed, proof
-    assert proof.mask_has_effect
-    for group in dissected.analysis.groups:
-        alone = dissected.proof({group.name: gone[group.name]})
-        assert alone.passed, group.name
-        assert alone.mask_has_effect, group.name
+    assert_exact(dissect(LAYOUT[name](), tmp_path), seed)
 
 
 def constants(proto: onnx.ModelProto) -> dict[str, list[int]]:

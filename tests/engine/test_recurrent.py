@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 
-from tests.engine.dissect import dissect, run
+from tests.engine.dissect import assert_computes_alike, assert_exact, dissect, run
 from tests.engine.nets import feeds_for
 from tests.engine.nets_recurrent import ZOO, lstm, seq2seq, stacked, zero_states
 from tests.engine.test_run import job
@@ -38,22 +38,12 @@ def test_pruned_equals_masked_and_the_mask_has_an_effect(name: str, tmp_path: Pa
     dissected = dissect(ZOO[name](), tmp_path)
     assert GROUPS[name] == {group.name: group.units for group in dissected.analysis.groups}
     for seed in (0, 1):
-        gone = dissected.random_half(seed)
-        onnx.checker.check_model(dissected.cut(gone), full_check=True)
-        assert dissected.proof(gone).passed
-        for group in dissected.analysis.groups:
-            alone = dissected.proof({group.name: gone[group.name]})
-            assert alone.passed, group.name
-            assert alone.mask_has_effect, group.name
+        assert_exact(dissected, seed)
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_the_executor_computes_what_onnxruntime_computes(name: str, tmp_path: Path) -> None:
-    dissected = dissect(ZOO[name](), tmp_path)
-    executor = Executor(dissected.graph)
-    found = to_numpy(executor.run(dissected.feeds)["y"])
-    np.testing.assert_allclose(found, run(ZOO[name](), dissected.feeds)[0], rtol=1e-4, atol=1e-5)
-    assert {} == executor._nodes
+    assert_computes_alike(dissect(ZOO[name](), tmp_path), rtol=1e-4, atol=1e-5)
 
 
 def test_a_cut_follows_into_every_gate(tmp_path: Path) -> None:
