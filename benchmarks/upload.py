@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[1]
 
 @contextlib.contextmanager
 def process(command: list[str], env: dict[str, str]) -> Iterator[psutil.Process]:
-    started = subprocess.Popen(command, env={**os.environ, **env}, cwd=ROOT, stdout=subprocess.DEVNULL)
+    started = subprocess.Popen(
+        command, env={**os.environ, **env}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         yield psutil.Process(started.pid)
     finally:
