@@ -124,7 +124,7 @@ def _train(net: Net, seed: int, digits: Digits) -> nn.Sequential:
     for _ in range(EPOCHS[net]):
         for rows in torch.split(torch.randperm(len(images), generator=order), BATCH):
             optimiser.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]
+            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             optimiser.step()
     return model.eval()
 

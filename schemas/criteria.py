@@ -3,12 +3,13 @@
 A new criterion is one class here, one line in `CRITERIA`, and one file in `worker/engine/criteria/`.
 """
 
+from abc import ABC, abstractmethod
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
-class CriterionBase(BaseModel):
+class CriterionBase(BaseModel, ABC):
     """What every criterion says of itself, beside its parameters."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -19,9 +20,9 @@ class CriterionBase(BaseModel):
     paper: ClassVar[str]
     default_compensation: ClassVar[str] = "merge"
 
+    @abstractmethod
     def needs_data(self) -> bool:
         """Whether the criterion itself looks at calibration data."""
-        raise NotImplementedError
 
     def prunes_weights(self) -> bool:
         """True for unstructured criteria: they zero single weights and leave every shape as it is."""
@@ -31,9 +32,9 @@ class CriterionBase(BaseModel):
         """Whether each removed unit comes with the kept unit that stands in for it."""
         return False
 
+    @abstractmethod
     def has_threshold(self) -> bool:
         """Whether `amount: {"threshold": true}` means something with these parameters."""
-        raise NotImplementedError
 
 
 class Distinctiveness(CriterionBase):
