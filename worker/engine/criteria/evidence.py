@@ -34,12 +34,16 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Step:
-    """One unit goes. `partner` stands in for it (similar), goes with it (opposite), or is None."""
+    """One unit goes. `partner` stands in for it (similar), goes with it (opposite), or is None.
+
+    `score` is what the criterion gave the unit when it was its turn; where the criterion's scores are comparable across
+    groups it is what taking this step costs."""
 
     unit: int
     why: Literal["dead", "similar", "opposite", "small"]
     partner: int | None = None
     angle_deg: float | None = None
+    score: float | None = None
 
 
 class Criterion(Protocol):

@@ -1,0 +1,38 @@
+"""What every criterion says of itself, beside its parameters."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class CriterionBase(BaseModel, ABC):
+    """What every criterion says of itself, beside its parameters."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    summary: ClassVar[str]
+    use_when: ClassVar[str]
+    cost: ClassVar[str]
+    paper: ClassVar[str]
+    default_compensation: ClassVar[str] = "merge"
+
+    @abstractmethod
+    def needs_data(self) -> bool:
+        """Whether the criterion itself looks at calibration data."""
+
+    def comparable(self) -> bool:
+        """Whether the scores of units in different groups are in one currency, so that they may be ranked together."""
+        return False
+
+    def prunes_weights(self) -> bool:
+        """True for unstructured criteria: they zero single weights and leave every shape as it is."""
+        return False
+
+    def names_partners(self) -> bool:
+        """Whether each removed unit comes with the kept unit that stands in for it."""
+        return False
+
+    @abstractmethod
+    def has_threshold(self) -> bool:
+        """Whether `amount: {"threshold": true}` means something with these parameters."""
