@@ -5,6 +5,7 @@ and report.md. Refused: whatever a stage refuses, as an `EspalierError`.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from worker.engine.data import Samples
 from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph
 from worker.engine.observe import grams
-from worker.engine.prepare import prepare
+from worker.engine.prepare import Prepared, prepare
 from worker.engine.render import render_html, render_markdown
 from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
@@ -40,27 +41,42 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
     """Run the job and leave its four files in the work folder."""
     stage = Stages(emit)
     ready = prepare(request, inputs, workdir, limits, stage)
-    groups = _groups(request, ready.analysis)
-    subject = Subject(request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device)
+    subject = subject_of(request, inputs, ready)
     executor, data, probe = ready.executor, ready.data, ready.probe
     with stage("observe", "running the calibration data"):
-        evidence = _observe(subject, executor, data.fit, stage)
+        evidence = observe(wanted(request), subject, executor, data.fit, stage)
     del ready, executor  # a copy of all weights that nobody needs any more
-    with stage("select", "choosing what goes"):
-        taken = _select(subject, evidence)
-    with stage("cut", "removing it"):
-        work = _cut(subject, taken, evidence)
-        del evidence  # it may have gathered all weights in double precision
-    with stage("prove", "comparing with the masked model"):
-        proof = _prove(subject, work, probe.rows(0, min(PROOF_SAMPLES, probe.count)))
-        verify.assert_exact(proof)
-    with stage("judge", "measuring both models in onnxruntime"):
-        judged = _judge(subject, work, proof, data.evaluation, probe)
+    work = remove(subject, evidence, stage)
+    del evidence  # it may have gathered all weights in double precision
+    judged = measure(subject, work, data.evaluation, probe, stage)
     with stage("report", "writing the report"):
         report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads)
         _write(report, work, workdir)
     emit(Progress(stage="report", fraction=1.0, message="done"))
     return report
+
+
+def subject_of(request: PruneRequest, inputs: Inputs, ready: Prepared) -> Subject:
+    """The prepared model under a request's knife."""
+    groups = _groups(request, ready.analysis)
+    return Subject(request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device)
+
+
+def remove(subject: Subject, evidence: Mapping[str, Evidence], stage: Stages) -> Work:
+    """One point of the way from nothing to everything: what the request takes is chosen and cut."""
+    with stage("select", "choosing what goes"):
+        taken = _select(subject, evidence)
+    with stage("cut", "removing it"):
+        return _cut(subject, taken, evidence)
+
+
+def measure(subject: Subject, work: Work, evaluation: Samples | None, probe: Samples, stage: Stages) -> Judged:
+    """Proved, or refused; then judged."""
+    with stage("prove", "comparing with the masked model"):
+        proof = _prove(subject, work, probe.rows(0, min(PROOF_SAMPLES, probe.count)))
+        verify.assert_exact(proof)
+    with stage("judge", "measuring both models in onnxruntime"):
+        return _judge(subject, work, proof, evaluation, probe)
 
 
 def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
@@ -84,13 +100,30 @@ def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
     return groups
 
 
-def _observe(subject: Subject, executor: Executor, fit: Samples | None, stage: Stages) -> dict[str, Evidence]:
+@dataclass(frozen=True)
+class Wanted:
+    """Which evidence a request asks for. It is all that `observe` sees of the request, so that requests with equal
+    ones may share what was observed."""
+
+    units: bool  # anything at all: single weights are ranked without
+    grams: bool
+
+
+def wanted(request: PruneRequest) -> Wanted:
+    """What the criterion and the compensation look at."""
+    units = not request.criterion.prunes_weights()
+    return Wanted(units=units, grams=units and request.needs_data())
+
+
+def observe(
+    want: Wanted, subject: Subject, executor: Executor, fit: Samples | None, stage: Stages
+) -> dict[str, Evidence]:
     """The evidence on each group: weights always, Grams where the request looks at data."""
-    request, graph = subject.request, subject.graph
-    if request.criterion.prunes_weights():
+    if not want.units:
         return {}
+    graph = subject.graph
     found = {}
-    if fit is not None and request.needs_data():
+    if fit is not None and want.grams:
         found = grams(executor, subject.groups, _batches(graph, fit, stage))
     return {group.name: gather(graph, group, found.get(group.name, ())) for group in subject.groups}
 
