@@ -10,15 +10,24 @@ from pydantic import Field
 from schemas.criteria.base import CriterionBase
 from schemas.criteria.distinctiveness import Distinctiveness
 from schemas.criteria.magnitude import Magnitude
+from schemas.criteria.random import Random
 
-__all__ = ["CRITERIA", "Criterion", "CriterionBase", "Distinctiveness", "Magnitude"]
+__all__ = [
+    "CRITERIA",
+    "Criterion",
+    "CriterionBase",
+    "Distinctiveness",
+    "Magnitude",
+    "Random",
+]
 
 Criterion = Annotated[
-    Distinctiveness | Magnitude,
+    Distinctiveness | Magnitude | Random,
     Field(discriminator="name"),
 ]
 
 CRITERIA: dict[str, type[CriterionBase]] = {
     "distinctiveness": Distinctiveness,
     "magnitude": Magnitude,
+    "random": Random,
 }

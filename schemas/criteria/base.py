@@ -17,6 +17,11 @@ class CriterionBase(BaseModel, ABC):
     paper: ClassVar[str]
     default_compensation: ClassVar[str] = "merge"
 
+    def in_words(self) -> str:
+        """The criterion and what was set of it, as a report says it."""
+        chosen = ", ".join(f"{name} {value}" for name, value in self if value != type(self).model_fields[name].default)
+        return f"{type(self).model_fields['name'].default.replace('_', ' ')}{' with ' if chosen else ''}{chosen}"
+
     @abstractmethod
     def needs_data(self) -> bool:
         """Whether the criterion itself looks at calibration data."""

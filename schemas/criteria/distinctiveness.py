@@ -46,6 +46,10 @@ class Distinctiveness(CriterionBase):
             raise ValueError(f"opposite_deg ({self.opposite_deg:g}) must be larger than angle_deg ({self.angle_deg:g})")
         return self
 
+    def in_words(self) -> str:
+        where = ", on weights" if self.on == "weights" else ""
+        return f"distinctiveness at {self.angle_deg:g}° / {self.opposite_deg:g}°, centre {self.centre}{where}"
+
     def needs_data(self) -> bool:
         return self.on == "activations"
 

@@ -37,6 +37,10 @@ class Magnitude(CriterionBase):
             raise ValueError('across: "global" ranks single weights; use it with of: "weights"')
         return self
 
+    def in_words(self) -> str:
+        where = ", across all layers" if self.across == "global" else ""
+        return f"{self.norm.upper()} magnitude of {self.of}{where}"
+
     def needs_data(self) -> bool:
         return False
 

@@ -1,11 +1,15 @@
 """Rankings against the papers' definitions written out naively."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from schemas.criteria import Distinctiveness, Magnitude
+from schemas.criteria import Distinctiveness, Magnitude, Random
+from tests.engine.dissect import dissect
+from tests.engine.nets import shared_bias
 from worker.engine.criteria import ranking
-from worker.engine.criteria.evidence import Evidence, Step, angles_deg, centred
+from worker.engine.criteria.evidence import Evidence, Step, angles_deg, centred, gather
 from worker.engine.observe import SiteGram
 
 
@@ -135,3 +139,25 @@ def test_magnitude_threshold_takes_what_is_smaller() -> None:
     steps = ranking(Magnitude(threshold=5.2)).by_threshold(evidence(np.ones((2, 4)), ROWS))
     assert [2, 0] == [step.unit for step in steps]
     assert [2] == [s.unit for s in ranking(Magnitude(threshold=4.0)).by_threshold(evidence(np.ones((2, 4)), ROWS))]
+
+
+def test_random_draws_another_order_for_every_seed_and_every_group(tmp_path: Path) -> None:
+    dissected = dissect(shared_bias(), tmp_path)
+
+    def order(group: int, seed: int) -> list[int]:
+        found = gather(dissected.graph, dissected.analysis.groups[group], (), seed)
+        return [step.unit for step in ranking(Random()).in_order(found)]
+
+    groups = dissected.analysis.groups
+    assert groups[0].units == groups[1].units
+    assert order(0, 1) == order(0, 1)
+    assert order(0, 1) != order(0, 2)
+    assert order(0, 1) != order(1, 1)
+    assert groups[0].units - 1 == len(set(order(0, 1)))
+
+
+def test_random_takes_every_unit_as_often_as_any_other() -> None:
+    first = [ranking(Random()).in_order(Evidence(4, lambda: np.eye(4), (), (seed,)))[0].unit for seed in range(400)]
+    counts = np.bincount(first, minlength=4)
+    assert 60 < counts.min()
+    assert counts.max() < 140

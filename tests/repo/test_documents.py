@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from schemas.criteria import CRITERIA
 from schemas.request import Amount, Constraints, Evaluation, Preprocess, PruneRequest, Scope
 from service.cli import build_parser
 from state.settings import OTHERS, Settings
@@ -59,6 +60,12 @@ def test_the_options_table_is_complete() -> None:
     documented = [path for cell in first_cells for path in re.findall(r"`([^`]+)`", cell)]
     assert option_paths() == set(documented)
     assert len(documented) == len(set(documented))
+
+
+def test_the_criteria_are_named_in_the_options_table() -> None:
+    row = re.search(r"^\| `criterion\.name` \|.*?\|(.*?);", (ROOT / "README.md").read_text(), re.MULTILINE)
+    assert row is not None
+    assert sorted(CRITERIA) == sorted(re.findall(r"`([a-z0-9_]+)`", row[1]))
 
 
 def test_the_commands_of_the_readme_exist() -> None:

@@ -107,12 +107,13 @@ class Wanted:
 
     units: bool  # anything at all: single weights are ranked without
     grams: bool
+    seed: int
 
 
 def wanted(request: PruneRequest) -> Wanted:
     """What the criterion and the compensation look at."""
     units = not request.criterion.prunes_weights()
-    return Wanted(units=units, grams=units and request.needs_data())
+    return Wanted(units=units, grams=units and request.needs_data(), seed=request.seed)
 
 
 def observe(
@@ -125,7 +126,7 @@ def observe(
     found = {}
     if fit is not None and want.grams:
         found = grams(executor, subject.groups, _batches(graph, fit, stage))
-    return {group.name: gather(graph, group, found.get(group.name, ())) for group in subject.groups}
+    return {group.name: gather(graph, group, found.get(group.name, ()), want.seed) for group in subject.groups}
 
 
 def _batches(graph: Graph, samples: Samples, stage: Stages) -> Iterator[Mapping[str, Array]]:

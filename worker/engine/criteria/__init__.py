@@ -6,10 +6,12 @@ from schemas.criteria import Criterion as Parameters
 from worker.engine.criteria.distinctiveness import DistinctivenessRanking
 from worker.engine.criteria.evidence import Criterion
 from worker.engine.criteria.magnitude import MagnitudeRanking
+from worker.engine.criteria.random import RandomRanking
 
 RANKINGS: Mapping[str, Callable[..., Criterion]] = {
     "distinctiveness": DistinctivenessRanking,
     "magnitude": MagnitudeRanking,
+    "random": RandomRanking,
 }
 
 

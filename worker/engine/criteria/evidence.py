@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, Protocol
+from zlib import crc32
 
 import numpy as np
 
@@ -25,11 +26,16 @@ class Evidence:
     units: int
     gather_rows: Callable[[], Float]
     sites: tuple[SiteGram, ...]
+    seed: tuple[int, ...] = (0,)
 
     @cached_property
     def rows(self) -> Float:
         """The incoming weights of the units, side by side over the producers: (units, fan-in)."""
         return self.gather_rows()
+
+    def generator(self) -> np.random.Generator:
+        """The same numbers at every call, others in every group."""
+        return np.random.default_rng(self.seed)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Criterion(Protocol):
         ...
 
 
-def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...]) -> Evidence:
+def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...], seed: int = 0) -> Evidence:
     """The evidence on one group: its producers' weights and the Grams that were observed."""
 
     def rows() -> Float:
@@ -69,7 +75,7 @@ def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...]) -> Evidence:
             parts.append(weight[index].reshape(group.units, -1))
         return np.concatenate(parts, axis=1)
 
-    return Evidence(group.units, rows, sites)
+    return Evidence(group.units, rows, sites, (seed, crc32(group.name.encode())))
 
 
 def centres(site: SiteGram, how: Centre) -> Float:

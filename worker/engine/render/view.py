@@ -101,13 +101,7 @@ def _title(report: Report) -> str:
 
 def _what(report: Report) -> str:
     """What was asked for, in a sentence: the criterion with its parameters, the amount, the compensation."""
-    criterion, amount = report.options.criterion, report.options.amount
-    if criterion.name == "distinctiveness":
-        how = f"distinctiveness at {criterion.angle_deg:g}° / {criterion.opposite_deg:g}°, centre {criterion.centre}"
-        how += ", on weights" if criterion.on == "weights" else ""
-    else:
-        how = f"{criterion.norm.upper()} magnitude of {criterion.of}"
-        how += ", across all layers" if criterion.across == "global" else ""
+    how, amount = report.options.criterion.in_words(), report.options.amount
     amounts = {
         "threshold": "by threshold",
         "remove_units": "removing {} of the units of every group",

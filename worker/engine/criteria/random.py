@@ -1,0 +1,19 @@
+"""Random: units go in an order drawn from the evidence's generator."""
+
+from dataclasses import dataclass
+
+from schemas.criteria import Random
+from worker.engine.criteria.evidence import Evidence
+from worker.engine.criteria.scored import ScoredRanking
+from worker.engine.observe import Float
+
+
+@dataclass(frozen=True)
+class RandomRanking(ScoredRanking):
+    parameters: Random
+
+    def scores(self, evidence: Evidence) -> Float:
+        return evidence.generator().random(evidence.units)
+
+    def threshold(self) -> float | None:
+        return None
