@@ -100,6 +100,9 @@ FAILURES: dict[str, Kind] = {
     "labels_invalid": Kind(422, "The labels do not fit the model's output", "Check `labels` and options.evaluation."),
     "preprocess_invalid": Kind(422, "`preprocess` does not fit the data", "Check mean, std, layout and channels."),
     "evaluation_invalid": Kind(422, "`evaluation` does not fit the model", "Check task, output and class_axis."),
+    "gradient_unavailable": Kind(
+        422, "An operator gives no gradient", "Choose what needs no gradient: `obs`, `brute_force`, no `distill`."
+    ),
     # ---- the job
     "amount_unreachable": Kind(422, "The amount cannot be reached", "Ask for less; the message names the least."),
     "exactness_failed": Kind(500, "The pruned model failed its own proof", "Report it: this is a defect of ours."),

@@ -4,7 +4,7 @@ In: a graph, a device and arrays for its inputs. Out: the outputs, and every val
 that has no torch form runs as a one-node onnxruntime session; one that onnxruntime does not know either (numbers of
 eight or four bits, operators newer than it) in ONNX's own reference implementation. Half precision is computed in
 single. Refused: a node that none of them can run (`model_does_not_run`, naming the node) or that there is no memory
-for (`job_out_of_memory`).
+for (`job_out_of_memory`); a gradient through one without torch form (`gradient_unavailable`).
 """
 
 from collections import Counter
@@ -18,6 +18,7 @@ import onnxruntime as ort
 import torch
 from onnx.reference import ReferenceEvaluator
 
+from schemas.errors import EspalierError
 from worker.engine.graph import Array, Graph, Op
 from worker.engine.memory import run_failure, shortened
 from worker.engine.ops import RULES
@@ -29,8 +30,10 @@ NEWEST_IR = 13  # the newest container that onnxruntime reads; a single node nee
 Masks: TypeAlias = Mapping[tuple[int, int], torch.Tensor]  # by operator index and input slot
 
 
-def hold(array: Array, device: str) -> Held:
+def hold(array: Held, device: str) -> Held:
     """A numpy array as the executor keeps it."""
+    if isinstance(array, torch.Tensor):
+        return array.to(device)
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         return array
     if array.dtype.name in ("float16", "bfloat16"):
@@ -60,11 +63,24 @@ class Executor:
         )
         self._wanted = {port.name for port in graph.outputs}
 
-    @torch.inference_mode()
-    def run(
-        self, feeds: Mapping[str, Array], visit: Visit | None = None, masks: Masks | None = None
-    ) -> dict[str, Held]:
+    @torch.no_grad()
+    def run(self, feeds: Mapping[str, Held], visit: Visit | None = None, masks: Masks | None = None) -> dict[str, Held]:
         """The graph's outputs by name. `masks` multiply what single operators read."""
+        return self._walk(feeds, visit, masks)
+
+    @torch.enable_grad()
+    def differentiable(
+        self, feeds: Mapping[str, Held], visit: Visit | None = None, masks: Masks | None = None
+    ) -> dict[str, Held]:
+        """The same with gradients to whatever asks for them: masks, feeds, or constants in `fixed` (what is computed
+        from those alone is computed anew)."""
+        moving = {name for name, value in self.fixed.items() if isinstance(value, torch.Tensor) and value.requires_grad}
+        if moving:
+            for name in self.graph.static - self.graph.constants.keys():
+                self.fixed.pop(name, None)
+        return self._walk(feeds, visit, masks)
+
+    def _walk(self, feeds: Mapping[str, Held], visit: Visit | None, masks: Masks | None) -> dict[str, Held]:
         live: dict[str, Held] = {name: hold(array, self.device) for name, array in feeds.items()}
         left = Counter(self._reads)
         if visit:
@@ -114,6 +130,10 @@ class Executor:
 
     def _alone(self, op: Op, values: Sequence[Held | None], live: Mapping[str, Held]) -> Sequence[Held]:
         """One node as a model of its own; what its subgraphs capture becomes an input."""
+        if torch.is_grad_enabled() and any(isinstance(one, torch.Tensor) and one.requires_grad for one in values):
+            raise EspalierError(
+                "gradient_unavailable", f"{op.label()} has no form here that gives gradients", where=op.label()
+            )
         feeds = {name: to_numpy(value) for name, value in zip(op.inputs, values, strict=True) if value is not None}
         feeds |= {name: to_numpy(value) for name in op.captures if (value := self._value(name, live)) is not None}
         names = [name for name in op.outputs if name]

@@ -1,0 +1,77 @@
+"""The differentiable walk: gradients equal finite differences, reach weights, and stop where there is no torch form."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from schemas.errors import EspalierError
+from tests.engine.nets import IMAGE, Node, conv, feeds_for, gemm, layer, mlp, model, save
+from worker.engine.execute import Executor
+from worker.engine.graph import Graph, freeze
+from worker.engine.load import load
+
+
+def graph_of(proto: onnx.ModelProto, folder: Path) -> Graph:
+    return freeze(load(save(proto, folder), {}).model)
+
+
+def total(executor: Executor, feeds: dict[str, np.ndarray]) -> torch.Tensor:
+    outputs = executor.differentiable(feeds)
+    value = next(iter(outputs.values()))
+    assert isinstance(value, torch.Tensor)
+    return value.square().sum()
+
+
+def test_a_gradient_equals_the_finite_difference(tmp_path: Path) -> None:
+    graph = graph_of(mlp("Tanh"), tmp_path)
+    doubled = {name: array.astype(np.float64) for name, array in graph.constants.items()}
+    executor = Executor(graph, constants=doubled)
+    feeds = {name: array.astype(np.float64) for name, array in feeds_for(mlp("Tanh"), 4).items()}
+    weight = executor.fixed["fc1.weight"]
+    assert isinstance(weight, torch.Tensor)
+    weight.requires_grad_()
+    total(executor, feeds).backward()  # type: ignore[no-untyped-call]
+    assert weight.grad is not None
+    step = 1e-6
+    with torch.no_grad():
+        weight[0, 0] += step
+        above = float(total(executor, feeds).detach())
+        weight[0, 0] -= 2 * step
+        below = float(total(executor, feeds).detach())
+    assert pytest.approx((above - below) / (2 * step), rel=1e-6) == float(weight.grad[0, 0])
+
+
+def test_what_is_computed_from_a_weight_follows_it(tmp_path: Path) -> None:
+    nodes = [Node("Mul", ["w", "scale"], "scaled"), Node("MatMul", ["x", "scaled"], "h"), gemm("fc", "h", "y")]
+    weights = {"w": (4, 6), "scale": np.ones(6, np.float32), **layer("fc", 3, 6)}
+    graph = graph_of(model(nodes, weights, {"x": ("n", 4)}, ["y"]), tmp_path)
+    executor = Executor(graph)
+    feeds = {"x": np.ones((2, 4), np.float32)}
+    name = next(one for one in graph.constants if graph.constants[one].shape == (4, 6))
+    weight = executor.fixed[name]
+    assert isinstance(weight, torch.Tensor)
+    before = float(total(executor, feeds))
+    weight.requires_grad_()
+    with torch.no_grad():
+        weight.mul_(2.0)
+    assert before != float(total(executor, feeds).detach())
+
+
+def test_an_operator_without_torch_form_is_named(tmp_path: Path) -> None:
+    nodes = [conv("c1", "x", "a"), Node("GlobalLpPool", ["a"], "p"), Node("Flatten", ["p"], "f"), gemm("fc", "f", "y")]
+    proto = model(nodes, {**layer("c1", 4, 3, 3, 3), **layer("fc", 3, 4)}, IMAGE, ["y"])
+    executor = Executor(graph_of(proto, tmp_path))
+    feeds = feeds_for(proto, 2)
+    last, first = executor.fixed["fc.weight"], executor.fixed["c1.weight"]
+    assert isinstance(last, torch.Tensor)
+    assert isinstance(first, torch.Tensor)
+    last.requires_grad_()
+    assert total(executor, feeds).requires_grad  # no gradient has to pass through it
+    first.requires_grad_()
+    with pytest.raises(EspalierError) as caught:
+        total(executor, feeds)
+    assert "gradient_unavailable" == caught.value.code
+    assert "GlobalLpPool" in caught.value.failure.detail
