@@ -15,13 +15,14 @@ INSPECTION_VERSION: Literal["1.0"] = "1.0"
 
 
 class InspectedModel(ReportPart):
-    """The model as uploaded. MACs and activations are for one sample (or the model's fixed batch)."""
+    """The model as uploaded. MACs and RAM are for one sample (or the model's fixed batch)."""
 
     name: str
     parameters: int
     macs: int
     file_bytes: int = Field(description="The model file and its external data.")
-    peak_activation_bytes: int
+    flash_bytes: int = Field(description="The weights, each in its own type.")
+    peak_ram_bytes: int = Field(description="As in a report.")
     operators: int
     opset: int
 

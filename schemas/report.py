@@ -67,14 +67,18 @@ Score = Annotated[ClassificationScore | BinaryScore | RegressionScore | Fidelity
 
 
 class Side(ReportPart):
-    """One model, measured. MACs, activations and latency are for one sample (or the model's fixed batch)."""
+    """One model, measured. MACs, RAM and latency are for one sample (or the model's fixed batch)."""
 
     parameters: int
     nonzero_parameters: int
     macs: int
     file_bytes: int = Field(description="The model file and its external data.")
     gzip_bytes: int
-    peak_activation_bytes: int = Field(description="Most bytes of live activations, in file order, without scratch.")
+    flash_bytes: int = Field(description="The weights, each in its own type; the program that runs them is left out.")
+    peak_ram_bytes: int = Field(
+        description="One block of memory for inputs, outputs and all activations, with places reused and operators in "
+        "file order. Scratch of single operators and the stack are left out."
+    )
     latency_ms: float = Field(description="Median in onnxruntime on this machine, one thread.")
     accuracy: Score | None = Field(description="None where the job had no data to judge with.")
 

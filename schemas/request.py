@@ -106,7 +106,7 @@ class Constraints(Strict):
     max_file_bytes: int | None = Field(default=None, gt=0)
     max_parameters: int | None = Field(default=None, gt=0)
     max_macs: int | None = Field(default=None, gt=0)
-    max_peak_activation_bytes: int | None = Field(default=None, gt=0)
+    max_peak_ram_bytes: int | None = Field(default=None, gt=0)
     max_latency_ms: float | None = Field(default=None, gt=0)
 
 

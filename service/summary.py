@@ -39,7 +39,8 @@ def _sizes(before: Side, after: Side) -> list[tuple[str, ...]]:
         ("MACs", before.macs, after.macs),
         ("file bytes", before.file_bytes, after.file_bytes),
         ("gzip bytes", before.gzip_bytes, after.gzip_bytes),
-        ("peak activation bytes", before.peak_activation_bytes, after.peak_activation_bytes),
+        ("flash bytes (weights)", before.flash_bytes, after.flash_bytes),
+        ("peak RAM bytes", before.peak_ram_bytes, after.peak_ram_bytes),
     )
     rows = [(name, f"{old:,}", f"{new:,}", _change(old, new)) for name, old, new in fields]
     latency = (f"{before.latency_ms:.3f}", f"{after.latency_ms:.3f}", _change(before.latency_ms, after.latency_ms))

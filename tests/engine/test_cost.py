@@ -1,19 +1,22 @@
-"""Parameters, MACs and live bytes against numbers worked out by hand."""
+"""Parameters, MACs and bytes of weights against numbers worked out by hand."""
 
 from pathlib import Path
 
+import numpy as np
+import onnx
+
 from tests.engine.dissect import Dissected, dissect
-from tests.engine.nets import cnn, mlp, mobile, residual
+from tests.engine.nets import cnn, mlp, mobile
 from worker.engine import cost
+from worker.engine.ops.rule import ShapeOf
+
+
+def shapes(dissected: Dissected) -> ShapeOf:
+    return cost.shapes_after(dissected.analysis.ties.seen, {})
 
 
 def whole(dissected: Dissected) -> cost.Cost:
-    return cost.cost(dissected.graph, cost.shapes_after(dissected.analysis.ties.seen, {}))
-
-
-def peak(dissected: Dissected) -> int:
-    seen = dissected.analysis.ties.seen
-    return cost.peak_activation_bytes(dissected.graph, seen, cost.shapes_after(seen, {}))
+    return cost.cost(dissected.graph, shapes(dissected))
 
 
 def test_an_mlp(tmp_path: Path) -> None:
@@ -32,18 +35,20 @@ def test_depthwise_costs_one_input_channel_per_output(tmp_path: Path) -> None:
     assert 64 * (6 * 3 + 12 * 9 + 5 * 12) + 4 * 5 == whole(dissect(mobile(), tmp_path)).macs
 
 
-def test_peak_of_a_chain_is_its_largest_neighbours(tmp_path: Path) -> None:
-    """x 192, c1 384 and its two successors 384 each: two of 384 at once; Flatten is a view."""
-    assert 4 * (384 + 384) == peak(dissect(cnn(), tmp_path))
-
-
-def test_peak_of_a_residual_counts_what_waits_for_the_sum(tmp_path: Path) -> None:
-    """s (6 x 64) waits while a1r (5 x 64) becomes a2o (6 x 64)."""
-    assert 4 * 64 * (6 + 6 + 6) == peak(dissect(residual(), tmp_path))
-
-
-def test_pruning_lowers_the_peak(tmp_path: Path) -> None:
+def test_flash_is_every_weight_in_its_own_type(tmp_path: Path) -> None:
     dissected = dissect(cnn(), tmp_path)
-    seen = dissected.analysis.ties.seen
-    lost = cost.axes_gone(dissected.analysis.groups, {"c1": 3})
-    assert 4 * (192 + 192) == cost.peak_activation_bytes(dissected.graph, seen, cost.shapes_after(seen, lost))
+    assert 4 * whole(dissected).parameters == cost.flash_bytes(dissected.graph, shapes(dissected))
+    gone = {"c1": 3}
+    fewer = 3 * 27 + 3 + 3 * 4 + 5 * 3 * 9
+    lost = cost.axes_gone(dissected.analysis.groups, gone)
+    after = cost.shapes_after(dissected.analysis.ties.seen, lost)
+    assert 4 * (whole(dissected).parameters - fewer) == cost.flash_bytes(dissected.graph, after)
+
+
+def test_numbers_of_less_than_a_byte_are_packed() -> None:
+    narrow = onnx.helper.tensor_dtype_to_np_dtype(onnx.TensorProto.INT4)
+    assert (4, 7, 28) == (
+        cost.packed_bytes(7, narrow),
+        cost.packed_bytes(7, np.dtype(np.int8)),
+        cost.packed_bytes(7, np.dtype(np.float32)),
+    )

@@ -40,7 +40,8 @@ def side(scale: float = 1.0, accuracy: Score | None = None) -> Side:
         macs=int(48_000_000 * scale),
         file_bytes=int(10_400_000 * scale),
         gzip_bytes=int(9_600_000 * scale),
-        peak_activation_bytes=46_080,
+        flash_bytes=int(10_400_000 * scale),
+        peak_ram_bytes=46_080,
         latency_ms=1.25 * scale,
         accuracy=accuracy,
     )

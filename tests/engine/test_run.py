@@ -192,7 +192,7 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "constraints.max_file_bytes": (HALF, {**HALF, "constraints": {"max_file_bytes": 100}}),
     "constraints.max_parameters": (HALF, {**HALF, "constraints": {"max_parameters": 10}}),
     "constraints.max_macs": (HALF, {**HALF, "constraints": {"max_macs": 10}}),
-    "constraints.max_peak_activation_bytes": (HALF, {**HALF, "constraints": {"max_peak_activation_bytes": 10}}),
+    "constraints.max_peak_ram_bytes": (HALF, {**HALF, "constraints": {"max_peak_ram_bytes": 10}}),
     "constraints.max_latency_ms": (HALF, {**HALF, "constraints": {"max_latency_ms": 1e-9}}),
     "seed": (WIDE, {**WIDE, "seed": 5}),
 }  # fmt: skip

@@ -178,7 +178,8 @@ def report(artifact_sha256: str) -> Report:
         macs=1,
         file_bytes=1,
         gzip_bytes=1,
-        peak_activation_bytes=1,
+        flash_bytes=1,
+        peak_ram_bytes=1,
         latency_ms=1.0,
         accuracy=None,
     )

@@ -1,4 +1,5 @@
-"""What a model costs, before and after a cut, from shapes alone: parameters, MACs, bytes of live activations.
+"""What a model costs, before and after a cut, from shapes alone: parameters, MACs, bytes of weights. What its
+activations need is for `arena`.
 
 In: a graph, the ties (shapes before) and how many indices go on each axis. Out: numbers. One sample, or the model's
 fixed batch.
@@ -17,6 +18,7 @@ from worker.engine.ops.rule import Shape, ShapeOf
 from worker.engine.quantised import is_quantised
 from worker.engine.ties import Axis, Seen
 
+NARROW = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}  # bits
 Gone = Mapping[str, tuple[int, ...]]  # by group name: the units that go, sorted
 
 
@@ -54,6 +56,17 @@ def parameters(graph: Graph, after: ShapeOf, names: Iterable[str] | None = None)
     return sum(prod(after(name)) for name in chosen if is_parameter(graph, name))
 
 
+def flash_bytes(graph: Graph, after: ShapeOf) -> int:
+    """Bytes of all constants, each in its own type: what a deployment keeps in flash, its program left out."""
+    return sum(packed_bytes(prod(after(name)), array.dtype) for name, array in graph.constants.items())
+
+
+def packed_bytes(elements: int, dtype: np.dtype[np.generic]) -> int:
+    """Types of less than a byte lie side by side, as they do in the file."""
+    bits = NARROW.get(dtype.name)
+    return -(-elements * bits // 8) if bits else elements * dtype.itemsize
+
+
 def is_parameter(graph: Graph, name: str) -> bool:
     return is_real(graph.constants[name]) or is_quantised(graph, name)
 
@@ -69,41 +82,3 @@ def macs_by_op(graph: Graph, after: ShapeOf) -> dict[int, int]:
         for op in graph.ops
         if op.key in RULES and op.outputs[0] not in graph.static
     }
-
-
-def peak_activation_bytes(graph: Graph, seen: Seen, after: ShapeOf) -> int:
-    """The most bytes of activations alive at once, operators in file order. Views take no memory of their own."""
-    owner: dict[str, str] = {}
-    uses: dict[str, int] = {}
-    outputs = {port.name for port in graph.outputs}
-
-    def root(name: str) -> str:
-        while name in owner:
-            name = owner[name]
-        return name
-
-    active = [op for op in graph.ops if op.outputs[0] not in graph.static]
-    for op in active:
-        if op.key in RULES and RULES[op.key].alias and op.inputs[0] not in graph.constants:
-            owner[op.outputs[0]] = op.inputs[0]
-    for op in active:
-        for name in dict.fromkeys((*op.inputs, *op.captures)):
-            uses[root(name)] = uses.get(root(name), 0) + 1
-    for name in outputs:
-        uses[root(name)] = uses.get(root(name), 0) + 1
-
-    def size(name: str) -> int:
-        return prod(after(name)) * np.dtype(seen.dtypes[name]).itemsize
-
-    live = {port.name: size(port.name) for port in graph.inputs if port.name in seen.shapes}
-    peak = sum(live.values())
-    for op in active:
-        for name in op.outputs:
-            if name and name not in owner and name in seen.shapes:
-                live[name] = size(name)
-        peak = max(peak, sum(live.values()))
-        for name in dict.fromkeys((*op.inputs, *op.captures)):
-            uses[root(name)] = uses.get(root(name), 0) - 1
-            if uses[root(name)] == 0:
-                live.pop(root(name), None)
-    return peak

@@ -17,7 +17,7 @@ from schemas.inspection import (
 )
 from schemas.job import Progress
 from schemas.request import InspectRequest
-from worker.engine import cost
+from worker.engine import arena, cost
 from worker.engine.axes import Group
 from worker.engine.coverage import coverage, refusals, untouched
 from worker.engine.prepare import Prepared, prepare
@@ -72,7 +72,8 @@ def _model(inputs: Inputs, ready: Prepared) -> InspectedModel:
         parameters=whole.parameters,
         macs=whole.macs,
         file_bytes=ready.loaded.file_bytes,
-        peak_activation_bytes=cost.peak_activation_bytes(graph, seen, shapes),
+        flash_bytes=cost.flash_bytes(graph, shapes),
+        peak_ram_bytes=arena.peak_ram_bytes(graph, seen, shapes),
         operators=len(graph.ops),
         opset=graph.opsets.get("", 0),
     )

@@ -6,6 +6,7 @@ is decided but the verdict on the caller's constraints.
 
 from collections.abc import Iterator
 from importlib.metadata import version
+from math import prod
 
 import numpy as np
 import onnx
@@ -25,7 +26,7 @@ from schemas.report import (
     StageTiming,
 )
 from schemas.request import Constraints
-from worker.engine import cost
+from worker.engine import arena, cost
 from worker.engine.axes import Group
 from worker.engine.compensate import Done
 from worker.engine.coverage import coverage, refusals
@@ -106,10 +107,15 @@ def _side(
         macs=sum(cost.macs_by_op(subject.graph, shapes).values()),
         file_bytes=sizes[0],
         gzip_bytes=sizes[1],
-        peak_activation_bytes=cost.peak_activation_bytes(subject.graph, subject.analysis.ties.seen, shapes),
+        flash_bytes=sum(map(_held_bytes, tensors(proto))),
+        peak_ram_bytes=arena.peak_ram_bytes(subject.graph, subject.analysis.ties.seen, shapes),
         latency_ms=latency_ms,
         accuracy=score,
     )
+
+
+def _held_bytes(tensor: onnx.TensorProto) -> int:
+    return cost.packed_bytes(prod(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
 
 def _layers(subject: Subject, work: Work, whole: ShapeOf, after: ShapeOf) -> Iterator[LayerChange]:
@@ -208,7 +214,7 @@ def verdict(constraints: Constraints, before: Side, after: Side) -> Verdict:
         ("max_file_bytes", constraints.max_file_bytes, after.file_bytes),
         ("max_parameters", constraints.max_parameters, after.parameters),
         ("max_macs", constraints.max_macs, after.macs),
-        ("max_peak_activation_bytes", constraints.max_peak_activation_bytes, after.peak_activation_bytes),
+        ("max_peak_ram_bytes", constraints.max_peak_ram_bytes, after.peak_ram_bytes),
         ("max_latency_ms", constraints.max_latency_ms, after.latency_ms),
     )
     broken = [

@@ -53,14 +53,14 @@ def unary(function: Callable[[torch.Tensor], torch.Tensor], bounds: Range = None
     def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
         return (function(given(tensors, 0)),)
 
-    return Rule(tie=tie_first, compute=compute, range=lambda op, constants: bounds, passes=passes)
+    return Rule(tie=tie_first, compute=compute, range=lambda op, constants: bounds, passes=passes, in_place=True)
 
 
 def with_attrs(function: Callable[[Op, torch.Tensor], torch.Tensor], bounds: RangeOf = no_range) -> Rule:
     def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
         return (function(op, given(tensors, 0)),)
 
-    return Rule(tie=tie_first, compute=compute, range=bounds)
+    return Rule(tie=tie_first, compute=compute, range=bounds, in_place=True)
 
 
 def fold(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Rule:
@@ -69,7 +69,7 @@ def fold(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Rule
     def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
         return (reduce(function, [one for one in tensors if one is not None]),)
 
-    return Rule(tie=tie, compute=compute)
+    return Rule(tie=tie, compute=compute, in_place=True)
 
 
 def divide(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -199,8 +199,8 @@ RULES = {
     "Abs": unary(torch.abs),
     "Identity": unary(lambda x: x, passes=True),
     "Dropout": Rule(tie=tie_first, compute=dropout, passes=True, alias=True),
-    "Clip": Rule(tie=tie_first, compute=clip, range=clip_range),
-    "PRelu": Rule(tie=tie, compute=prelu),
+    "Clip": Rule(tie=tie_first, compute=clip, range=clip_range, in_place=True),
+    "PRelu": Rule(tie=tie, compute=prelu, in_place=True),
     "Add": fold(torch.add),
     "Sub": fold(torch.sub),
     "Mul": fold(torch.mul),

@@ -140,7 +140,7 @@ def local_response(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
 
 
 RULES = {
-    "BatchNormalization": Rule(tie=tie_batch, compute=batch),
+    "BatchNormalization": Rule(tie=tie_batch, compute=batch, in_place=True),
     "InstanceNormalization": Rule(tie=tie_instance, compute=instance),
     "GroupNormalization": Rule(tie=tie_group, compute=group, follow=follow_group),
     "LayerNormalization": Rule(tie=tie_layer, compute=layer),

@@ -76,6 +76,7 @@ class Rule:
     range: RangeOf = no_range
     passes: bool = False
     alias: bool = False  # the output is a view of the input's memory
+    in_place: bool = False  # an element of the first output needs no other element of an input of the same shape
 
 
 def given(tensors: Tensors, slot: int) -> torch.Tensor:

@@ -37,7 +37,8 @@ def measures(before: Side, after: Side, unstructured: bool) -> tuple[Measure, ..
         _counted("MACs", before.macs, after.macs, not unstructured),
         _sized("File", before.file_bytes, after.file_bytes, not unstructured),
         _sized("File, gzipped", before.gzip_bytes, after.gzip_bytes, unstructured),
-        _sized("Peak activations", before.peak_activation_bytes, after.peak_activation_bytes, True),
+        _sized("Flash for weights", before.flash_bytes, after.flash_bytes, False),
+        _sized("Peak RAM", before.peak_ram_bytes, after.peak_ram_bytes, True),
         _latency(before.latency_ms, after.latency_ms),
     ]
     if before.accuracy is not None and after.accuracy is not None:
