@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo
 
 from schemas.errors import Failure
+from schemas.files import ARTIFACT, MOST_FILES, REPORTS
 from schemas.request import REQUESTS, JobKind, JobRequest
 
 BLOB_PATTERN = r"^sha256:[0-9a-f]{64}$"
@@ -95,11 +96,17 @@ class JobResult(_Document):
     report_json: BlobRef
     report_html: BlobRef
     report_md: BlobRef
+    files: tuple[BlobRef, ...] = Field(default=(), max_length=MOST_FILES, description="Further files, by their names.")
     verdict: Verdict
 
-    def all(self) -> tuple[BlobRef, ...]:
+    def named(self) -> dict[str, BlobRef]:
+        """Every file by the name that it is fetched by."""
         reports = (self.report_json, self.report_html, self.report_md)
-        return reports if self.artifact is None else (self.artifact, *reports)
+        fixed = {} if self.artifact is None else {ARTIFACT: self.artifact}
+        return fixed | dict(zip(REPORTS, reports, strict=True)) | {ref.name: ref for ref in self.files}
+
+    def all(self) -> tuple[BlobRef, ...]:
+        return tuple(self.named().values())
 
 
 class ResultManifest(_Document):
@@ -127,6 +134,7 @@ class JobLinks(_Document):
     events: str
     cancel: str
     artifact: str | None = None
+    artifacts: str | None = None
     report: str | None = None
 
 

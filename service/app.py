@@ -26,7 +26,7 @@ from service.events import Feed
 from service.intake import InspectBody, PruneBody
 from service.metrics import Metrics
 from service.observe import Observe
-from service.routes import blobs, inspect, jobs, meta, prune
+from service.routes import blobs, inspect, jobs, meta, prune, results
 from state.bell import Bell
 from state.blobs import open_blobs
 from state.jobs import JobStore, connect
@@ -72,7 +72,7 @@ def create_app(
         lifespan=_lifespan(service, bell),
     )
     app.state.service = service
-    for routes in (prune, inspect, jobs, blobs, meta):
+    for routes in (prune, inspect, jobs, results, blobs, meta):
         app.include_router(routes.router)
     errors.install(app)
     openapi.install(app, (PruneBody, InspectBody))

@@ -20,6 +20,7 @@ from typing import TypeAlias
 from schemas.errors import EspalierError, Failure
 from service.client import DEFAULT_SERVER, Client
 from service.extras import EMBEDDED, STATE, MissingExtraError, require
+from service.fetch_command import fetch
 from service.inspect_command import inspect
 from service.prune_command import UsageError, prune
 from service.summary import criteria_text, job_lines
@@ -76,7 +77,11 @@ def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     jobs.add_argument("--json", action="store_true", help="one JSON object for each line")
     cancel = _command(commands, "cancel", cancel_job, "Cancel a queued or running job.")
     cancel.add_argument("id", metavar="ID", help="the job's id, as `espalier jobs` shows it")
-    for command in (jobs, cancel):
+    fetched = _command(commands, "fetch", fetch, "Fetch the files that a job made.")
+    fetched.add_argument("id", metavar="ID", help="the job's id")
+    fetched.add_argument("names", nargs="*", metavar="NAME", help="which files, such as report.html (default: all)")
+    fetched.add_argument("--out", type=Path, default=Path(), metavar="FOLDER", help="where to (default: here)")
+    for command in (jobs, cancel, fetched):
         _add_server(command, environ)
     _command(commands, "criteria", list_criteria, "Explain the pruning criteria and their options.")
     rebuild = _command(
@@ -131,6 +136,7 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
         metavar="REPORT",
         help="the report, in the form that the suffix names: .json, .html or .md; repeatable",
     )
+    parser.add_argument("--all", type=Path, metavar="FOLDER", help="also every file that the job made, by its own name")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     _add_place(parser, environ)
 

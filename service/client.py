@@ -17,7 +17,8 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from schemas.errors import EspalierError, Failure
+from schemas.errors import EspalierError, Failure, nearest
+from schemas.files import ResultFile, ResultFiles
 from schemas.inspection import Inspection
 from schemas.job import Job, JobEvent, JobPage, Progress
 from schemas.report import Report
@@ -162,13 +163,26 @@ class Client:
     def artifact(self, job_id: str, path: Path) -> None:
         """Fetch the pruned model into `path`, which appears only once it is whole and has the announced hash."""
         result = self.get(job_id).result
-        announced = result.artifact if result else None
-        if announced is None:
+        if result is None or result.artifact is None:
             raise EspalierError("job_has_no_result", f"job {job_id} has no artifact", where=job_id)
+        self._fetch(f"/jobs/{job_id}/artifact", result.artifact.blob, path)
 
+    def artifacts(self, job_id: str) -> tuple[ResultFile, ...]:
+        """Every file that the job made."""
+        return _parse(ResultFiles, self._checked(lambda: self._http.get(f"/jobs/{job_id}/artifacts"))).artifacts
+
+    def download(self, job_id: str, name: str, path: Path) -> None:
+        """Fetch one of them into `path`, which appears only once it is whole and has the announced hash."""
+        known = {one.name: one for one in self.artifacts(job_id)}
+        if name not in known:
+            detail = f"job {job_id} made no file {name!r}; {nearest(name, tuple(known))}"
+            raise EspalierError("not_found", detail, where=job_id)
+        self._fetch(f"/jobs/{job_id}/artifacts/{name}", f"sha256:{known[name].sha256}", path)
+
+    def _fetch(self, address: str, announced: str, path: Path) -> None:
         def fetch() -> httpx.Response:
             hasher = hashlib.sha256()
-            with replacing(path) as file, self._http.stream("GET", f"/jobs/{job_id}/artifact") as response:
+            with replacing(path) as file, self._http.stream("GET", address) as response:
                 if response.is_error:
                     response.read()
                     raise _refusal(response)
@@ -176,8 +190,8 @@ class Client:
                     hasher.update(chunk)
                     file.write(chunk)
                 arrived = f"sha256:{hasher.hexdigest()}"
-                if arrived != announced.blob:
-                    raise EspalierError("download_corrupt", f"expected {announced.blob}, got {arrived}")
+                if arrived != announced:
+                    raise EspalierError("download_corrupt", f"expected {announced}, got {arrived}")
                 return response
 
         self._checked(fetch)

@@ -26,6 +26,16 @@ from state.blobs import BlobStore
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 MAX_STEM_CHARS = 100
+UNKNOWN_TYPE = "application/octet-stream"
+MEDIA_TYPES = {
+    "c": "text/x-c; charset=utf-8",
+    "csv": "text/csv; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "md": "text/markdown; charset=utf-8",
+    "svg": "image/svg+xml",
+    "txt": "text/plain; charset=utf-8",
+}
 
 
 @dataclass(frozen=True)
@@ -34,6 +44,11 @@ class Download:
     media_type: str
     filename: str
     inline: bool = False
+
+
+def media_type(name: str) -> str:
+    """What a file of a result is, by its suffix."""
+    return MEDIA_TYPES.get(name.rpartition(".")[2], UNKNOWN_TYPE)
 
 
 def etag_of(ref: BlobRef) -> str:

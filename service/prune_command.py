@@ -6,7 +6,6 @@ was not met. What fails leaves as an `EspalierError`, and no file is left half w
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import EspalierError, Failure
+from schemas.files import ARTIFACT
 from schemas.job import Job, JobState
 from schemas.report import Report
 from schemas.request import PruneRequest
 from service.client import Client, ReportKind
+from service.fetch_command import copy, copy_all, fetch_all
 from service.files import replacing
 from service.local import run_local
 from service.options import gather
@@ -38,6 +39,7 @@ class Task:
     external: Mapping[str, Path]
     out: Path
     reports: tuple[Path, ...]
+    everything: Path | None
 
 
 def task_of(arguments: argparse.Namespace) -> Task:
@@ -52,10 +54,14 @@ def task_of(arguments: argparse.Namespace) -> Task:
     for path in (out, *arguments.report):
         if path.resolve() in read:
             raise UsageError(f"{path} would be overwritten, and it is read as an input; write somewhere else")
+    if arguments.all and arguments.all.resolve() in {path.parent for path in read}:
+        raise UsageError(f"--all {arguments.all}: an input lies there, and might be overwritten; name another folder")
     request = gather(arguments.options, arguments.set)
     if request.needs_data() and arguments.data is None:
         raise EspalierError("calibration_required", "add --data CAL.npz", where="--data")
-    return Task(request, arguments.model, arguments.data, arguments.eval, external, out, tuple(arguments.report))
+    return Task(
+        request, arguments.model, arguments.data, arguments.eval, external, out, tuple(arguments.report), arguments.all
+    )
 
 
 class UsageError(Exception):
@@ -92,7 +98,8 @@ def prune(arguments: argparse.Namespace) -> int:
         print(json.dumps(_answer(task, report)))
     else:
         print(report_table(report))
-        print(f"\n{task.out} written" + "".join(f", {path}" for path in task.reports))
+        written = [task.out, *task.reports, *([task.everything] if task.everything else [])]
+        print(f"\n{', '.join(map(str, written))} written")
     return 0 if report.verdict.met else 1
 
 
@@ -118,14 +125,11 @@ def _local(task: Task, arguments: argparse.Namespace, progress: ProgressLine) ->
         )
         report = Report.model_validate_json((folder / "report.json").read_bytes())
         for path in task.reports:
-            _copy(folder / f"report.{KINDS[path.suffix.lower()]}", path)
-        _copy(folder / "artifact.onnx", task.out)
+            copy(folder / f"report.{KINDS[path.suffix.lower()]}", path)
+        copy(folder / ARTIFACT, task.out)
+        if task.everything:
+            copy_all(folder, task.everything)
     return report
-
-
-def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as reading, replacing(target) as writing:
-        shutil.copyfileobj(reading, writing)
 
 
 def _remote(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -> Report:
@@ -143,6 +147,8 @@ def _remote(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -
             with replacing(path) as file:
                 file.write(client.report_document(job.id, KINDS[path.suffix.lower()]))
         client.artifact(job.id, task.out)
+        if task.everything:
+            fetch_all(client, job.id, task.everything)
     return report
 
 

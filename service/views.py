@@ -19,6 +19,7 @@ def job_of(record: JobRecord, public_url: str) -> Job:
         events=f"{base}/events",
         cancel=f"{base}/cancel",
         artifact=f"{base}/artifact" if done and record.result and record.result.artifact else None,
+        artifacts=f"{base}/artifacts" if done else None,
         report=f"{base}/report" if done else None,
     )
     return Job(

@@ -21,7 +21,7 @@ from state.jobs import Claim, JobStore
 from state.reaper import discard
 from state.settings import Settings
 from worker.children import Ending, Launcher, resident_bytes
-from worker.harvest import ARTIFACT, Harvest, harvest
+from worker.harvest import Harvest, harvest
 from worker.lease import Lease
 from worker.orders import Bounds, Order, Source, Sources
 from worker.workspace import workspace
@@ -115,7 +115,7 @@ def _materialise(manifest: SubmitManifest, blobs: BlobStore, folder: Path) -> So
 
 
 def _run(manifest: SubmitManifest, place: Workplace, lease: Lease, folder: Path, sources: Sources) -> Harvest:
-    """The job in one confined child, the verification of an artifact in a second one."""
+    """The job in one confined child, the verification of each model that it made in another."""
     bounds = bounds_of(place.settings, sources)
     work, verify = folder / "work", folder / "verify"
     work.mkdir()
@@ -124,8 +124,8 @@ def _run(manifest: SubmitManifest, place: Workplace, lease: Lease, folder: Path,
     guard = _guard(place, lease)
     _demand(place.launcher.run(order, folder / "order.json", guard, lease.report), manifest.id)
     gathered = harvest(work, manifest.kind, model_name=manifest.inputs.model.name, most_bytes=bounds.file_bytes)
-    if ARTIFACT in gathered.files:
-        check = Order(kind="verify", workdir=verify, bounds=bounds, artifact=gathered.files[ARTIFACT])
+    for model in (path for path in gathered.files.values() if path.suffix == ".onnx"):
+        check = Order(kind="verify", workdir=verify, bounds=bounds, artifact=model)
         _demand(place.launcher.run(check, folder / "verify.json", guard, lambda _: None), manifest.id)
     return gathered
 

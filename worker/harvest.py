@@ -1,8 +1,9 @@
 """What a finished child left in its work folder: checked without parsing a model.
 
-In: the folder. Out: `Harvest`: the job's files with size and hash, and the verdict. Refused (`artifact_rejected`): a
-file that is missing, empty, too large, not a plain file or known under a second name, a report that does not fit its
-schema, and one that speaks of another artifact.
+In: the folder. Out: `Harvest`: the job's files with size and hash, and the verdict. The files are those of its kind,
+and further ones that the job's own list names. Refused (`artifact_rejected`): a file that is missing, empty, too large,
+not a plain file or known under a second name, a list of names that are none, a report that does not fit its schema, and
+one that speaks of another artifact.
 """
 
 import hashlib
@@ -15,22 +16,24 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from schemas.errors import EspalierError
+from schemas.files import ARTIFACT, FILE_LIST, REPORTS, FileList
 from schemas.inspection import Inspection
 from schemas.job import BlobRef, JobResult, Verdict
 from schemas.report import Report
 from schemas.request import JobKind
 
 REPORT_BYTES = 64 * 1024 * 1024
-ARTIFACT = "artifact.onnx"
-REPORTS = ("report.json", "report.html", "report.md")
+READ_HERE = ("report.json", FILE_LIST)
+LIST_BYTES = 64 * 1024
+FURTHER_SHARE = 4  # all further files together, in multiples of the largest that one may be
 NAMES: dict[JobKind, tuple[str, ...]] = {"prune": (ARTIFACT, *REPORTS), "inspect": REPORTS}
 
-Document = TypeVar("Document", Report, Inspection)
+Document = TypeVar("Document", Report, Inspection, FileList)
 
 
 @dataclass(frozen=True)
 class Harvest:
-    """`files` maps each of the kind's `NAMES` to its path."""
+    """`files` maps the names of the result's files to their paths, in the order of `JobResult.all`."""
 
     result: JobResult
     files: dict[str, Path]
@@ -52,9 +55,23 @@ def harvest(folder: Path, kind: JobKind, *, model_name: str, most_bytes: int) ->
         report_json=found["report.json"],
         report_html=found["report.html"],
         report_md=found["report.md"],
+        files=_further(folder, most_bytes),
         verdict=verdict,
     )
-    return Harvest(result, {name: folder / name for name in NAMES[kind]})
+    return Harvest(result, {name: folder / name for name in result.named()})
+
+
+def _further(folder: Path, most_bytes: int) -> tuple[BlobRef, ...]:
+    """The files that the job lists, if it has left a list."""
+    if not os.path.lexists(folder / FILE_LIST):
+        return ()
+    found: list[BlobRef] = []
+    left = FURTHER_SHARE * most_bytes
+    for name in _document(_read(folder / FILE_LIST, LIST_BYTES)[2], FileList, FILE_LIST).files:
+        sha, size, _ = _read(folder / name, min(most_bytes, left))
+        left -= size
+        found.append(BlobRef(blob=sha, bytes=size, name=name))
+    return tuple(found)
 
 
 def _verdict(text: bytes, kind: JobKind, artifact: BlobRef | None) -> Verdict:
@@ -70,7 +87,7 @@ def _verdict(text: bytes, kind: JobKind, artifact: BlobRef | None) -> Verdict:
 
 
 def _read(path: Path, most_bytes: int) -> tuple[str, int, bytes]:
-    """Hash, size and, for reports, content. A link or a pipe must not make us read or wait for something else."""
+    """Hash, size and, of what is read here, content. A link or a pipe must not make us read or wait for anything."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -85,13 +102,13 @@ def _read(path: Path, most_bytes: int) -> tuple[str, int, bytes]:
             raise EspalierError("artifact_rejected", detail, where=path.name)
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         file.seek(0)
-        return f"sha256:{digest}", status.st_size, file.read() if path.suffix == ".json" else b""
+        return f"sha256:{digest}", status.st_size, file.read() if path.name in READ_HERE else b""
 
 
-def _document(text: bytes, kind: type[Document]) -> Document:
+def _document(text: bytes, kind: type[Document], where: str = "report.json") -> Document:
     try:
         return kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         detail = f"{'/'.join(str(part) for part in first['loc'])}: {first['msg']}"
-        raise EspalierError("artifact_rejected", detail, where="report.json") from None
+        raise EspalierError("artifact_rejected", detail, where=where) from None

@@ -1,8 +1,7 @@
-"""Jobs: their state, their events, their results.
+"""Jobs: their state and their events.
 
 In: a job's id and its owner. Out: the job (with an entity tag, and on request only once its state has changed), a
-page of jobs, its events as they happen, its artifact and report. Refused: other owners' jobs, which are as absent as
-any; results that are not there yet or never will be; deleting what runs.
+page of jobs, its events as they happen. Refused: other owners' jobs, which are as absent as any; deleting what runs.
 """
 
 import re
@@ -14,13 +13,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 
 from schemas.errors import EspalierError
-from schemas.inspection import Inspection
-from schemas.job import BlobRef, Job, JobPage, JobResult, JobState, ResultManifest
-from schemas.report import Report
-from service.accept import preferred
+from schemas.job import Job, JobPage, JobState, ResultManifest
 from service.body import until_gone
 from service.context import Here, Owner, Service
-from service.downloads import Download, matches, safe_stem, send_blob
+from service.downloads import matches
 from service.events import BEGINNING, stream
 from service.openapi import problems
 from service.views import etag_of, job_of
@@ -33,15 +29,11 @@ router = APIRouter(tags=["jobs"])
 MAX_WAIT_SECONDS = 60
 MAX_PAGE = 200
 _JOB_ID = re.compile(r"[0-9a-f]{32}")
-# The report is drawn from names in the uploaded model: it may show, and do nothing else.
-_REPORT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
-_REPORT_TYPES = {"application/json": "json", "text/html": "html", "text/markdown": "md"}
-_REPORT_CONTENT = {media: {"schema": {"type": "string"}} for media in _REPORT_TYPES if media != "application/json"}
 
 JobId = Annotated[str, Path(description="32 hex digits")]
 
 
-def _found(service: Service, job_id: str, owner: str) -> JobRecord:
+def found(service: Service, job_id: str, owner: str) -> JobRecord:
     if not _JOB_ID.fullmatch(job_id):
         raise EspalierError("not_found", "there is no such job", where=job_id[:100])
     return service.jobs.get(job_id, owner)
@@ -77,7 +69,7 @@ async def get_job(
 ) -> Response:
     """The job as it stands. With `?wait=` the answer comes as soon as the state changes (at once if it has ended)."""
     last_id = await service.feed.last_id(job_id) if wait and _JOB_ID.fullmatch(job_id) else BEGINNING
-    record = await run_in_threadpool(_found, service, job_id, owner)
+    record = await run_in_threadpool(found, service, job_id, owner)
     body, etag = _shown(service, record)
     known = not if_none_match or matches(if_none_match, etag)
     if wait and known and not record.state.finished:
@@ -85,7 +77,7 @@ async def get_job(
         with service.feed.listening():
             if not await until_gone(request, service.feed.state_change(job_id, last_id, wait)):
                 raise ClientDisconnect
-        body, etag = _shown(service, await run_in_threadpool(_found, service, job_id, owner))
+        body, etag = _shown(service, await run_in_threadpool(found, service, job_id, owner))
     headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
     if if_none_match and matches(if_none_match, etag):
         return Response(status_code=304, headers=headers)
@@ -105,7 +97,7 @@ def _shown(service: Service, record: JobRecord) -> tuple[bytes, str]:
 )
 def cancel_job(service: Here, owner: Owner, job_id: JobId) -> Response:
     """200 with the job once it has ended (a queued one at once), 202 while its worker stops it."""
-    _found(service, job_id, owner)
+    found(service, job_id, owner)
     record, orphans = service.jobs.cancel(job_id, owner)
     if record.state is JobState.CANCELLED:
         _keep_ending(service, record)
@@ -138,7 +130,7 @@ def _keep_ending(service: Service, record: JobRecord) -> None:
 )
 def delete_job(service: Here, owner: Owner, job_id: JobId) -> Response:
     """Forgets the job and its results. A queued job is cancelled; a running one must be cancelled first."""
-    _found(service, job_id, owner)
+    found(service, job_id, owner)
     orphans = service.jobs.delete(job_id, owner)
     service.blobs.delete_documents(result_key(job_id).rpartition("/")[0] + "/")
     discard(service.jobs, service.blobs, orphans)
@@ -164,107 +156,10 @@ async def follow_job(
     """Server-sent events `state` and `progress`, from the first or after `Last-Event-ID`, up to the end of the job."""
     if not is_event_id(last_event_id):
         raise EspalierError("request_invalid", f"{last_event_id[:100]!r} is no event's id", where="Last-Event-ID")
-    record = await run_in_threadpool(_found, service, job_id, owner)
+    record = await run_in_threadpool(found, service, job_id, owner)
     service.feed.check_room()
     if record.state.finished and not await service.feed.after(job_id, last_event_id, 0):
         return Response(status_code=204)
     events = stream(service.feed, service.jobs, job_id, owner, last_event_id)
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     return StreamingResponse(events, headers=headers, media_type="text/event-stream")
-
-
-@router.head("/jobs/{job_id}/artifact", include_in_schema=False)
-@router.get(
-    "/jobs/{job_id}/artifact",
-    response_class=Response,
-    summary="Fetch the pruned model",
-    responses={
-        200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}},
-        206: {"description": "The range asked for"},
-        304: {"description": "You have it"},
-        **problems(401, 403, 404, 409, 416, 503),
-    },
-)
-async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId) -> Response:
-    """The ONNX file. ETag is its sha256; one byte range; Content-Digest and Repr-Digest (RFC 9530)."""
-    record = await run_in_threadpool(_found, service, job_id, owner)
-    result = _result_of(record)
-    if result.artifact is None:
-        raise EspalierError("job_has_no_result", "an inspection removes nothing and makes no model", where=job_id)
-    name = f"{safe_stem(record.manifest.inputs.model.name)}.pruned.onnx"
-    return await send_blob(request, service.blobs, Download(result.artifact, "application/octet-stream", name))
-
-
-@router.head("/jobs/{job_id}/report", include_in_schema=False)
-@router.get(
-    "/jobs/{job_id}/report",
-    response_model=Report | Inspection,
-    summary="Fetch the report in the form that Accept asks for",
-    responses={
-        200: {"content": _REPORT_CONTENT},
-        304: {"description": "You have it"},
-        **problems(401, 403, 404, 409, 416, 503),
-    },
-)
-async def report(
-    request: Request,
-    service: Here,
-    owner: Owner,
-    job_id: JobId,
-    accept: Annotated[str, Header(description="application/json (the default), text/html or text/markdown.")] = "",
-) -> Response:
-    """What was removed, what it cost, and the proof; of an inspection, what could go and what stays."""
-    chosen = preferred(accept, tuple(_REPORT_TYPES))
-    response = await _report(request, service, owner, job_id, _REPORT_TYPES[chosen])
-    response.headers["Vary"] = "Accept"
-    return response
-
-
-@router.head("/jobs/{job_id}/report.{suffix}", include_in_schema=False)
-@router.get(
-    "/jobs/{job_id}/report.{suffix}",
-    response_model=Report | Inspection,
-    summary="Fetch the report in one form",
-    responses={
-        200: {"content": _REPORT_CONTENT},
-        304: {"description": "You have it"},
-        **problems(401, 403, 404, 409, 416, 503),
-    },
-)
-async def report_as(
-    request: Request,
-    service: Here,
-    owner: Owner,
-    job_id: JobId,
-    suffix: Annotated[str, Path(description="json, html or md", json_schema_extra={"enum": ["json", "html", "md"]})],
-) -> Response:
-    """The same report as JSON, as a page, or as Markdown for a pull request."""
-    if suffix not in _REPORT_TYPES.values():
-        raise EspalierError("not_found", f"there is no report.{suffix[:20]}; known: json, html, md", where="report")
-    return await _report(request, service, owner, job_id, suffix)
-
-
-async def _report(request: Request, service: Service, owner: str, job_id: str, suffix: str) -> Response:
-    record = await run_in_threadpool(_found, service, job_id, owner)
-    result = _result_of(record)
-    files: dict[str, tuple[BlobRef, str]] = {
-        "json": (result.report_json, "application/json"),
-        "html": (result.report_html, "text/html; charset=utf-8"),
-        "md": (result.report_md, "text/markdown; charset=utf-8"),
-    }
-    ref, media_type = files[suffix]
-    name = f"{safe_stem(record.manifest.inputs.model.name)}.report.{suffix}"
-    response = await send_blob(request, service.blobs, Download(ref, media_type, name, inline=True))
-    response.headers["Content-Security-Policy"] = _REPORT_POLICY
-    return response
-
-
-def _result_of(record: JobRecord) -> JobResult:
-    """What a succeeded job left; everything else is a conflict with the state of the job."""
-    if record.result is not None:
-        return record.result
-    job_id = record.manifest.id
-    if record.state.finished:
-        why = record.failure.detail if record.failure else "it left none"
-        raise EspalierError("job_has_no_result", f"the job is {record.state}: {why}", where=job_id)
-    raise EspalierError("job_not_finished", f"the job is {record.state}", where=job_id)

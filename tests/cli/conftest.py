@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -53,10 +53,11 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 @dataclass(frozen=True)
 class Finished:
-    """The four files of one real job."""
+    """The four files of one real job, and what else it is to have made."""
 
     artifact: bytes
     reports: Mapping[ReportKind, bytes]
+    further: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +86,7 @@ def deliver(api: Api, job_id: str, files: Finished) -> None:
         report_json=kept["json"],
         report_html=kept["html"],
         report_md=kept["md"],
+        files=tuple(keep(api, data).model_copy(update={"name": name}) for name, data in files.further.items()),
         verdict=Verdict(met=True),
     )
     manifest = ResultManifest(

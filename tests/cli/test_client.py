@@ -4,6 +4,7 @@ import hashlib
 import resource
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -149,6 +150,29 @@ def test_the_files_arrive_as_they_were_made(
     assert finished.artifact == (tmp_path / "small.onnx").read_bytes()
     assert finished.reports == {kind: client.report_document(job.id, kind) for kind in ("json", "html", "md")}
     assert len(finished.artifact) == client.report(job.id).after.file_bytes
+
+
+def test_further_files_arrive_by_their_names(
+    api: Api, client: Client, model: Path, data: Path, finished: Finished, tmp_path: Path
+) -> None:
+    job = client.submit(model, PruneRequest(), calibration=data)
+    assert "job_not_finished" == code_of(lambda: client.artifacts(job.id))
+    deliver(api, job.id, replace(finished, further={"curve.csv": b"1,2"}))
+    listed = {one.name: one for one in client.artifacts(job.id)}
+    assert ["artifact.onnx", "report.json", "report.html", "report.md", "curve.csv"] == list(listed)
+    assert (3, hashlib.sha256(b"1,2").hexdigest()) == (listed["curve.csv"].bytes, listed["curve.csv"].sha256)
+    client.download(job.id, "curve.csv", tmp_path / "c.csv")
+    assert b"1,2" == (tmp_path / "c.csv").read_bytes()
+    client.download(job.id, "artifact.onnx", tmp_path / "a.onnx")
+    assert finished.artifact == (tmp_path / "a.onnx").read_bytes()
+    assert "not_found" == code_of(lambda: client.download(job.id, "surface.csv", tmp_path / "s.csv"))
+    assert not (tmp_path / "s.csv").exists()
+
+
+def test_a_list_with_a_name_that_would_leave_the_folder_is_refused() -> None:
+    listed = {"name": "../../.bashrc", "bytes": 1, "sha256": "0" * 64, "media_type": "text/plain"}
+    client, _, _ = answering(httpx.Response(200, json={"artifacts": [listed]}))
+    assert "response_invalid" == code_of(lambda: client.artifacts("x"))
 
 
 def test_a_file_that_arrives_damaged_is_not_kept(

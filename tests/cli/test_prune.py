@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -192,11 +193,41 @@ def test_a_service_does_the_same_and_the_files_are_its_own(
     worker = threading.Thread(target=work)
     worker.start()
     command = ["prune", str(example.model), "--data", str(example.calibration), "--server", api.url]
-    assert 0 == main([*command, "--out", str(tmp_path / "p.onnx"), "--report", str(tmp_path / "r.html")])
+    files = ["--report", str(tmp_path / "r.html"), "--all", str(tmp_path / "all")]
+    assert 0 == main([*command, "--out", str(tmp_path / "p.onnx"), *files])
     worker.join()
     assert finished.artifact == (tmp_path / "p.onnx").read_bytes()
     assert finished.reports["html"] == (tmp_path / "r.html").read_bytes()
+    assert finished.reports["md"] == (tmp_path / "all" / "report.md").read_bytes()
     assert "exactness: passed" in capsys.readouterr().out
+
+
+def test_fetch_brings_all_files_or_those_named(
+    api: Api, finished: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job_id = api.submit()
+    deliver(api, job_id, replace(finished, further={"curve.csv": b"1,2"}))
+    assert 0 == main(["fetch", job_id, "--server", api.url, "--out", str(tmp_path / "all")])
+    names = ["artifact.onnx", "report.json", "report.html", "report.md", "curve.csv"]
+    assert [str(tmp_path / "all" / name) for name in names] == capsys.readouterr().out.splitlines()
+    assert finished.artifact == (tmp_path / "all" / "artifact.onnx").read_bytes()
+    assert 0 == main(["fetch", job_id, "curve.csv", "--server", api.url, "--out", str(tmp_path / "one")])
+    assert {"curve.csv": b"1,2"} == {path.name: path.read_bytes() for path in (tmp_path / "one").iterdir()}
+    assert 3 == main(["fetch", job_id, "nothing", "--server", api.url, "--out", str(tmp_path / "none")])
+    assert "made no file 'nothing'" in capsys.readouterr().err
+
+
+def test_all_puts_every_file_into_a_folder(
+    local: Callable[..., int], example: Example, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == local("--all", str(tmp_path / "all"))
+    assert ["artifact.onnx", "report.html", "report.json", "report.md"] == sorted(
+        path.name for path in (tmp_path / "all").iterdir()
+    )
+    assert (tmp_path / "p.onnx").read_bytes() == (tmp_path / "all" / "artifact.onnx").read_bytes()
+    assert f"{tmp_path / 'all'} written" in capsys.readouterr().out
+    assert 2 == local("--all", str(example.model.parent))
+    assert "an input lies there" in capsys.readouterr().err
 
 
 def test_jobs_and_cancel(api: Api, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +52,7 @@ class Api:
         assert claim is not None
         return claim.attempt
 
-    def succeed(self, job_id: str) -> None:
+    def succeed(self, job_id: str, further: Mapping[str, bytes] | None = None) -> None:
         """What a worker does last: the files, the manifest, the state."""
         attempt = self.start(job_id)
         kept = {name: self._keep(data) for name, data in {"artifact": ARTIFACT, **REPORTS}.items()}
@@ -61,6 +61,7 @@ class Api:
             report_json=kept["json"],
             report_html=kept["html"],
             report_md=kept["md"],
+            files=tuple(self._keep(data).model_copy(update={"name": name}) for name, data in (further or {}).items()),
             verdict=Verdict(met=True),
         )
         self._end(ResultManifest(id=job_id, attempt=attempt, finished_at=1.0, state=JobState.SUCCEEDED, result=result))

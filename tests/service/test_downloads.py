@@ -166,3 +166,70 @@ def test_a_report_by_what_the_caller_accepts(api: Api, path: str, accept: str | 
 )
 def test_what_is_preferred(header: str, expected: str) -> None:
     assert expected == preferred(header, ("a/x", "b/y"))
+
+
+FURTHER = {"curve.csv": b"share,score\n", "model.c": b"int main", "drawing.svg": b"<svg/>", "weights.data": b"1234"}
+
+
+@pytest.fixture
+def listed(api: Api) -> str:
+    """The list of files of a job that made more than the usual."""
+    job_id = api.submit()
+    api.succeed(job_id, FURTHER)
+    return f"/jobs/{job_id}/artifacts"
+
+
+def test_every_file_is_listed_and_fetched_by_its_name(api: Api, listed: str) -> None:
+    expected = {"artifact.onnx": ARTIFACT, **{f"report.{form}": data for form, data in REPORTS.items()}, **FURTHER}
+    told = api.client.get(listed).json()["artifacts"]
+    assert list(expected) == [one["name"] for one in told]
+    types = {}
+    for one in told:
+        answer = api.client.get(f"{listed}/{one['name']}")
+        content = expected[one["name"]]
+        assert (200, content) == (answer.status_code, answer.content)
+        assert (len(content), hashlib.sha256(content).hexdigest()) == (one["bytes"], one["sha256"])
+        assert f'"{one["sha256"]}"' == answer.headers["ETag"]
+        assert one["media_type"] == answer.headers["Content-Type"]
+        assert "sandbox" in answer.headers["Content-Security-Policy"]
+        types[one["name"]] = (one["media_type"], answer.headers["Content-Disposition"])
+    assert ("text/csv; charset=utf-8", 'attachment; filename="curve.csv"') == types["curve.csv"]
+    assert ("image/svg+xml", 'attachment; filename="drawing.svg"') == types["drawing.svg"]
+    assert ("application/octet-stream", 'attachment; filename="weights.data"') == types["weights.data"]
+    assert ("text/html; charset=utf-8", 'inline; filename="report.html"') == types["report.html"]
+
+
+def test_a_named_file_has_tags_ranges_and_a_head(api: Api, listed: str) -> None:
+    path, content = f"{listed}/curve.csv", FURTHER["curve.csv"]
+    part = api.client.get(path, headers={"Range": "bytes=6-10"})
+    assert (206, b"score", digest(b"score")) == (part.status_code, part.content, part.headers["Content-Digest"])
+    assert digest(content) == part.headers["Repr-Digest"]
+    head = api.client.head(path)
+    assert (200, b"", str(len(content))) == (head.status_code, head.content, head.headers["Content-Length"])
+    assert 304 == api.client.get(path, headers={"If-None-Match": head.headers["ETag"]}).status_code
+    assert 416 == api.client.get(path, headers={"Range": "bytes=99-"}).status_code
+
+
+@pytest.mark.parametrize("name", ["curve.csw", "..%2f..%2fetc%2fpasswd", "files.json", "%00", "x" * 500])
+def test_a_name_of_no_file(api: Api, listed: str, name: str) -> None:
+    answer = api.client.get(f"{listed}/{name}")
+    assert (404, "not_found") == (answer.status_code, answer.json()["code"])
+    assert ("did you mean 'curve.csv'" in answer.text) == (name == "curve.csw")
+
+
+def test_no_list_before_the_end_nor_after_a_failure_nor_for_others(api: Api) -> None:
+    job_id = api.submit()
+    for path in (f"/jobs/{job_id}/artifacts", f"/jobs/{job_id}/artifacts/artifact.onnx"):
+        answer = api.client.get(path)
+        assert (409, "job_not_finished") == (answer.status_code, answer.json()["code"])
+    api.fail(job_id)
+    assert "job_has_no_result" == api.client.get(f"/jobs/{job_id}/artifacts").json()["code"]
+    assert 404 == api.client.get("/jobs/" + "0" * 32 + "/artifacts").status_code
+
+
+def test_deleting_the_job_deletes_them(api: Api, listed: str) -> None:
+    job_id = listed.split("/")[2]
+    assert f"/jobs/{job_id}/artifacts" == api.client.get(f"/jobs/{job_id}").json()["links"]["artifacts"]
+    assert 8 == sum(name.startswith("blobs/") for name in api.files())
+    assert 204 == api.client.delete(f"/jobs/{job_id}").status_code
+    assert [] == [name for name in api.files() if name.startswith("blobs/")]

@@ -28,9 +28,14 @@ def test_finished_and_queued_jobs_come_back_and_damaged_ones_do_not(store: JobSt
     waiting = on_disk(blobs, 1, key="k")
     done = on_disk(blobs, 2)
     blobs.delete(done.inputs.model.blob)  # as when the job ended
-    made = [keep(blobs, str(number).encode()) for number in range(4)]
+    made = [keep(blobs, str(number).encode()) for number in range(5)]
     result = JobResult(
-        artifact=made[0], report_json=made[1], report_html=made[2], report_md=made[3], verdict={"met": True}
+        artifact=made[0],
+        report_json=made[1],
+        report_html=made[2],
+        report_md=made[3],
+        files=(made[4].model_copy(update={"name": "curve.csv"}),),
+        verdict={"met": True},
     )
     ended = ending(done.id, 2).model_copy(update={"result": result})
     blobs.put_document(result_key(done.id), ended.model_dump_json().encode())
@@ -46,9 +51,10 @@ def test_finished_and_queued_jobs_come_back_and_damaged_ones_do_not(store: JobSt
     back = store.get(done.id, "ann")
     assert (JobState.SUCCEEDED, 2, result, 7.0) == (back.state, back.attempt, back.result, back.finished_at)
     assert store.owns_blob(made[0].blob, "ann")
+    assert store.owns_blob(made[4].blob, "ann")
     assert [2, 1] == [int(job.manifest.id, 16) for job in store.page("ann", limit=9, cursor=None)[0]]
     assert store.claim(waiting.id, "w", lease_seconds=5)
-    assert 4 == len(store.delete(done.id, "ann").blobs)
+    assert 5 == len(store.delete(done.id, "ann").blobs)
 
 
 def test_what_redis_knows_stays_as_it_is(store: JobStore, tmp_path: Path) -> None:

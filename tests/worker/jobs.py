@@ -4,6 +4,7 @@ Usage, as `worker.launcher`: python tests/worker/jobs.py PARENT_PID SOCKET_FD
 """
 
 import hashlib
+import json
 import os
 import signal
 import sys
@@ -138,6 +139,19 @@ def spoil(order: Order, emit: Emit, how: str) -> None:
     spoils[how]()
 
 
+def list_files(order: Order, emit: Emit, how: str) -> None:
+    """Leave further files, each with its own name as its content, and a list that says `how`."""
+    prune(order, emit, how)
+    names = json.loads(how)
+    for name in names:
+        if "/" not in name and name not in ("missing.csv", "artifact.onnx"):
+            Path(name).write_text(name)
+    if "linked.csv" in names:
+        Path("linked.csv").unlink()
+        Path("linked.csv").symlink_to("/etc/passwd")
+    Path("files.json").write_text(json.dumps({"files": names}))
+
+
 def spy(order: Order, emit: Emit, how: str) -> None:
     """Put what can be seen of the worker's secrets and neighbours into the artifact's report page."""
     prune(order, emit, how)
@@ -166,6 +180,7 @@ DOINGS = {
     "babble": babble,
     "kill-launcher": kill_launcher,
     "spoil": spoil,
+    "list": list_files,
     "spy": spy,
 }
 

@@ -1,6 +1,7 @@
 """Attempts at jobs that do everything a job may do wrong, each in a real confined process."""
 
 import dataclasses
+import json
 import os
 import threading
 import time
@@ -170,6 +171,50 @@ def test_every_limit_is_enforced(
 def test_more_memory_is_given_where_the_settings_allow_it(place: Workplace) -> None:
     job = run(place, "allocate 200", job_wall_seconds=1.5)
     assert "job_timeout" == failed(job)[0]  # it got its memory, and slept
+
+
+def test_further_files_are_part_of_the_result_and_go_with_it(place: Workplace) -> None:
+    job = run(place, 'list ["curve.csv", "model.c", "point-01.onnx"]')
+    assert job.result is not None, job.failure
+    fixed = ["artifact.onnx", "report.json", "report.html", "report.md"]
+    assert [*fixed, "curve.csv", "model.c", "point-01.onnx"] == list(job.result.named())
+    assert b"model.c" == b"".join(place.blobs.read(job.result.named()["model.c"].blob))
+    assert ["blobs"] * 7 + ["jobs"] == left(place)
+    text = place.blobs.get_document(result_key(job.manifest.id))
+    assert text is not None
+    assert job.result == ResultManifest.model_validate_json(text).result
+    assert {ref.blob for ref in job.result.all()} == set(place.store.delete(job.manifest.id, "ann").blobs)
+
+
+@pytest.mark.parametrize(
+    ("names", "word"),
+    [
+        (["../../escape"], "String should match pattern"),
+        ([".hidden"], "String should match pattern"),
+        (["a\nb"], "String should match pattern"),
+        (["curve.csv", "curve.csv"], "taken"),
+        (["artifact.onnx"], "taken"),
+        (["files.json"], "taken"),
+        (["missing.csv"], "No such file"),
+        ([f"f{i}" for i in range(257)], "at most 256"),
+        (["invalid.onnx"], "it says so itself"),
+    ],
+)
+def test_a_list_of_further_files_that_does_not_hold_is_refused(place: Workplace, names: list[str], word: str) -> None:
+    code, detail = failed(run(place, f"list {json.dumps(names)}"))
+    assert ("artifact_rejected", True) == (code, word in detail), detail
+    assert ["jobs"] == left(place)
+
+
+def test_a_further_file_that_is_a_link_is_refused(place: Workplace) -> None:
+    code, detail = failed(run(place, 'list ["linked.csv"]', sandbox="off"))
+    assert ("artifact_rejected", True) == (code, "cannot be read" in detail), detail
+
+
+def test_further_files_have_a_limit_together(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.harvest.FURTHER_SHARE", 1e-7)
+    code, detail = failed(run(place, 'list ["curve-with-a-name-that-is-long.csv", "model.c"]', max_data_bytes=1))
+    assert ("artifact_rejected", True) == (code, "1 to " in detail), detail
 
 
 @pytest.mark.parametrize(
