@@ -104,6 +104,9 @@ FAILURES: dict[str, Kind] = {
         422, "An operator gives no gradient", "Choose what needs no gradient: `obs`, `brute_force`, no `distill`."
     ),
     # ---- the job
+    "criterion_not_applicable": Kind(
+        422, "The criterion has no say on this model", "Use another criterion; `use_when` in GET /criteria tells."
+    ),
     "amount_unreachable": Kind(422, "The amount cannot be reached", "Ask for less; the message names the least."),
     "exactness_failed": Kind(500, "The pruned model failed its own proof", "Report it: this is a defect of ours."),
     "artifact_rejected": Kind(500, "The pruned model failed verification", "Report it: this is a defect of ours."),

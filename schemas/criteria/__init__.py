@@ -7,27 +7,36 @@ from typing import Annotated
 
 from pydantic import Field
 
+from schemas.criteria.apoz import Apoz
 from schemas.criteria.base import CriterionBase
+from schemas.criteria.bn_scale import BnScale
 from schemas.criteria.distinctiveness import Distinctiveness
+from schemas.criteria.fpgm import Fpgm
 from schemas.criteria.magnitude import Magnitude
 from schemas.criteria.random import Random
 
 __all__ = [
     "CRITERIA",
+    "Apoz",
+    "BnScale",
     "Criterion",
     "CriterionBase",
     "Distinctiveness",
+    "Fpgm",
     "Magnitude",
     "Random",
 ]
 
 Criterion = Annotated[
-    Distinctiveness | Magnitude | Random,
+    Apoz | BnScale | Distinctiveness | Fpgm | Magnitude | Random,
     Field(discriminator="name"),
 ]
 
 CRITERIA: dict[str, type[CriterionBase]] = {
+    "apoz": Apoz,
+    "bn_scale": BnScale,
     "distinctiveness": Distinctiveness,
+    "fpgm": Fpgm,
     "magnitude": Magnitude,
     "random": Random,
 }

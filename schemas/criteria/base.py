@@ -30,6 +30,10 @@ class CriterionBase(BaseModel, ABC):
         """Whether the scores of units in different groups are in one currency, so that they may be ranked together."""
         return False
 
+    def counts_zeros(self) -> bool:
+        """Whether the criterion asks how often a unit is exactly zero."""
+        return False
+
     def prunes_weights(self) -> bool:
         """True for unstructured criteria: they zero single weights and leave every shape as it is."""
         return False

@@ -5,18 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from schemas.criteria import Distinctiveness, Magnitude, Random
+from schemas.criteria import Apoz, BnScale, Distinctiveness, Fpgm, Magnitude, Random
+from schemas.errors import EspalierError
 from tests.engine.dissect import dissect
-from tests.engine.nets import shared_bias
-from worker.engine.criteria import ranking
+from tests.engine.nets import cnn, mlp, shared_bias
+from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Evidence, Step, angles_deg, centred, gather
-from worker.engine.observe import SiteGram
+from worker.engine.execute import Executor, to_numpy
+from worker.engine.observe import SiteGram, grams
 
 
 def evidence(acts: np.ndarray, rows: np.ndarray | None = None, middle: float | None = None) -> Evidence:
     """acts: (samples, units)."""
     acts = acts.astype(np.float64)
-    site = SiteGram("t", acts.T @ acts, acts.sum(0), len(acts), middle)
+    site = SiteGram("t", acts.T @ acts, acts.sum(0), len(acts), middle, (acts == 0).sum(0).astype(np.float64))
     return Evidence(acts.shape[1], lambda: np.eye(acts.shape[1]) if rows is None else rows, (site,))
 
 
@@ -161,3 +163,63 @@ def test_random_takes_every_unit_as_often_as_any_other() -> None:
     counts = np.bincount(first, minlength=4)
     assert 60 < counts.min()
     assert counts.max() < 140
+
+
+def test_apoz_takes_the_unit_that_is_zero_most_often() -> None:
+    acts = np.ones((20, 4))
+    for unit, zeros in enumerate((5, 15, 0, 10)):
+        acts[:zeros, unit] = 0
+    steps = ranking(Apoz()).in_order(evidence(acts))
+    assert [(1, 0.25), (3, 0.5), (0, 0.75)] == [(step.unit, step.score) for step in steps]
+    assert [1, 3] == [step.unit for step in ranking(Apoz(threshold=0.4)).by_threshold(evidence(acts))]
+    assert [1] == [step.unit for step in ranking(Apoz(threshold=0.6)).by_threshold(evidence(acts))]
+
+
+def test_zeros_are_counted_in_samples_and_positions_where_the_next_layer_reads(tmp_path: Path) -> None:
+    dissected = dissect(cnn(), tmp_path)
+    executor = Executor(dissected.graph)
+    seen: dict[str, np.ndarray] = {}
+    executor.run(dissected.feeds, lambda name, value: seen.update({name: to_numpy(value)}))
+    half = [{name: array[part] for name, array in dissected.feeds.items()} for part in (slice(7), slice(7, None))]
+    found = grams(executor, dissected.analysis.groups, half, count_zeros=True)
+    for group, tensor in (("c1", "p1"), ("c2", "r2")):
+        zeros = found[group][0].zeros
+        assert zeros is not None
+        assert (seen[tensor] == 0).sum(axis=(0, 2, 3)).tolist() == zeros.tolist()
+        assert 0 < zeros.max()
+    assert found["c1"][0].rows == seen["p1"].size // 6
+    assert dissected.evidence["c1"].sites[0].zeros is None
+
+
+FILTERS = np.array([[0.0, 0.0], [1.0, 0.0], [2.0, 0.0], [9.0, 1.0]])
+
+
+@pytest.mark.parametrize(("distance", "order"), [("euclidean", [1, 2, 0]), ("cosine", [1, 2, 3])])
+def test_fpgm_takes_the_unit_that_is_nearest_to_all_others(distance: str, order: list[int]) -> None:
+    found = evidence(np.ones((2, 4)), FILTERS)
+    assert order == [step.unit for step in ranking(Fpgm(distance=distance)).in_order(found)]  # type: ignore[arg-type]
+    steps = ranking(Fpgm()).in_order(found)
+    naive = [sum(np.linalg.norm(one - other) for other in FILTERS) for one in FILTERS]
+    for step in steps:
+        assert pytest.approx(naive[step.unit]) == step.score
+
+
+def test_bn_scale_reads_the_normalisation_behind_each_unit(tmp_path: Path) -> None:
+    dissected = dissect(cnn(), tmp_path)
+    scales = np.abs(dissected.graph.constants["n1.scale"])
+    steps = ranking(BnScale()).in_order(dissected.evidence["c1"])
+    assert np.argsort(scales)[:-1].tolist() == [step.unit for step in steps]
+    limit = float(np.sort(scales)[2])
+    assert 2 == len(ranking(BnScale(threshold=limit)).by_threshold(dissected.evidence["c1"]))
+    assert {"c2", "fc1"} == set(passed_over(BnScale(), dissected.evidence))
+
+
+def test_a_criterion_without_a_say_on_any_group_is_refused_with_the_reason(tmp_path: Path) -> None:
+    dissected = dissect(mlp(), tmp_path)
+    with pytest.raises(EspalierError, match="fc1: no BatchNormalization is behind its units") as caught:
+        passed_over(BnScale(), dissected.evidence)
+    assert "criterion_not_applicable" == caught.value.code
+    with pytest.raises(EspalierError, match="none of its activations is ever zero"):
+        passed_over(Apoz(), {"sigmoid": evidence(np.full((3, 2), 0.5))})
+    assert {} == passed_over(Apoz(), {"sigmoid": evidence(np.eye(3))})
+    assert {} == passed_over(Magnitude(), dissected.evidence)

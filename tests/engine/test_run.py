@@ -140,6 +140,12 @@ SCALED = {"preprocess": {"scale": 2.0}}
 
 # For every option a pair of jobs that differ in it alone; their outcomes must differ.
 OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "criterion.apoz.threshold": (
+        {"criterion": {"name": "apoz", "threshold": 0.3}}, {"criterion": {"name": "apoz", "threshold": 0.9}}
+    ),
+    "criterion.bn_scale.threshold": (
+        {"criterion": {"name": "bn_scale", "threshold": 0.7}}, {"criterion": {"name": "bn_scale", "threshold": 1.2}}
+    ),
     "criterion.distinctiveness.angle_deg": (WIDE, {"criterion": {"name": "distinctiveness", "angle_deg": 5}}),
     "criterion.distinctiveness.opposite_deg": (
         {"criterion": {"name": "distinctiveness", "angle_deg": 1, "opposite_deg": 91, "centre": "mean"}},
@@ -150,6 +156,9 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "criterion.distinctiveness.dead_units": (
         {"criterion": {"name": "distinctiveness", "angle_deg": 1}},
         {"criterion": {"name": "distinctiveness", "angle_deg": 1, "dead_units": False}},
+    ),
+    "criterion.fpgm.distance": (
+        {**HALF, "criterion": {"name": "fpgm"}}, {**HALF, "criterion": {"name": "fpgm", "distance": "cosine"}}
     ),
     "criterion.magnitude.norm": (HALF, {**HALF, "criterion": {"name": "magnitude", "norm": "l1"}}),
     "criterion.magnitude.of": (
@@ -319,6 +328,8 @@ def test_the_artifact_says_where_it_comes_from(tmp_path: Path) -> None:
     ({**HALF, "scope": {"include": ["nobody"]}}, True, "scope_matches_nothing"),
     ({**HALF, "amount": {"keep_macs": 0.0001}}, True, "amount_unreachable"),
     ({**HALF, "evaluation": {"output": "nobody"}}, True, "evaluation_invalid"),
+    ({**HALF, "criterion": {"name": "apoz"}}, False, "calibration_required"),
+    ({**HALF, "criterion": {"name": "bn_scale"}, "scope": {"include": ["fc1"]}}, True, "criterion_not_applicable"),
     ({**HALF, "preprocess": {"mean": [1, 2]}}, True, "preprocess_invalid"),
 ])  # fmt: skip
 def test_what_the_caller_causes_is_refused_by_code(
@@ -332,6 +343,15 @@ def test_what_the_caller_causes_is_refused_by_code(
 def test_the_scope_refusal_lists_what_could_be_named(tmp_path: Path) -> None:
     with pytest.raises(EspalierError, match="c1, c2, fc1"):
         job(tmp_path, {**HALF, "scope": {"include": ["nobody"]}})
+
+
+def test_groups_that_the_criterion_has_no_say_on_stay_and_the_report_says_why(tmp_path: Path) -> None:
+    report = job(tmp_path, {**HALF, "criterion": {"name": "bn_scale"}})
+    assert {"c1": 3, "c2": 0, "fc1": 0} == {name: len(units) for name, units in removed(report).items()}
+    told = {one.where: one for one in report.refusals if one.reason == "criterion_not_applicable"}
+    assert {"c2", "fc1"} == set(told)
+    assert "no BatchNormalization" in told["c2"].message
+    assert 5 * 6 * 9 + 5 == told["c2"].parameters
 
 
 def test_a_threshold_that_finds_nothing_succeeds_with_a_warning(tmp_path: Path) -> None:

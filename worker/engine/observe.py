@@ -30,6 +30,7 @@ class SiteGram:
     sums: Float  # (units,)
     rows: int
     middle: float | None  # the middle of the activation's range, where that is finite
+    zeros: Float | None = None  # (units,): rows in which a unit is zero, where somebody asked
 
 
 def see(executor: Executor, feeds: Mapping[str, Array]) -> Seen:
@@ -52,7 +53,7 @@ def see(executor: Executor, feeds: Mapping[str, Array]) -> Seen:
 
 
 class _Accumulator:
-    def __init__(self, index: Points, size: int, axis: int, device: str) -> None:
+    def __init__(self, index: Points, size: int, axis: int, device: str, count_zeros: bool) -> None:
         units, self.width = index.shape
         self.axis = axis
         whole = self.width == 1 and np.array_equal(index.ravel(), np.arange(size))
@@ -60,6 +61,7 @@ class _Accumulator:
         self.units = units
         self.gram = torch.zeros(units, units, dtype=torch.float64, device=device)
         self.sums = torch.zeros(units, dtype=torch.float64, device=device)
+        self.zeros = torch.zeros(units, dtype=torch.float64, device=device) if count_zeros else None
         self.rows = 0
 
     def add(self, value: torch.Tensor) -> None:
@@ -68,14 +70,20 @@ class _Accumulator:
         if self.index is not None:
             acts = acts.index_select(-1, self.index)
         acts = acts.reshape(-1, self.units, self.width).movedim(1, -1).reshape(-1, self.units)  # (rows, units)
+        if self.zeros is not None:
+            self.zeros += (acts == 0).sum(dim=0)
         acts = acts.to(torch.float64)
         self.gram.addmm_(acts.T, acts)
         self.sums += acts.sum(dim=0)
         self.rows += len(acts)
 
+    def found(self, tensor: str, middle: float | None) -> SiteGram:
+        zeros = None if self.zeros is None else self.zeros.cpu().numpy()
+        return SiteGram(tensor, self.gram.cpu().numpy(), self.sums.cpu().numpy(), self.rows, middle, zeros)
+
 
 def grams(
-    executor: Executor, groups: Iterable[Group], batches: Iterable[Mapping[str, Array]]
+    executor: Executor, groups: Iterable[Group], batches: Iterable[Mapping[str, Array]], count_zeros: bool = False
 ) -> dict[str, tuple[SiteGram, ...]]:
     """The Grams of each group, one for each tensor its consumers read, in one pass over the batches."""
     graph = executor.graph
@@ -87,7 +95,7 @@ def grams(
     def visit(name: str, value: Held) -> None:
         for place, (group, axis, known) in enumerate(wanted.get(name, ())):
             assert isinstance(value, torch.Tensor)
-            kept = known or _Accumulator(group.sites[name, axis], value.shape[axis], axis, executor.device)
+            kept = known or _Accumulator(group.sites[name, axis], value.shape[axis], axis, executor.device, count_zeros)
             wanted[name][place] = (group, axis, kept)
             kept.add(value)
 
@@ -97,10 +105,7 @@ def grams(
     for tensor, entries in wanted.items():
         for group, _, kept in entries:
             if kept is not None:
-                one = SiteGram(
-                    tensor, kept.gram.cpu().numpy(), kept.sums.cpu().numpy(), kept.rows, middle(graph, tensor)
-                )
-                found.setdefault(group.name, []).append(one)
+                found.setdefault(group.name, []).append(kept.found(tensor, middle(graph, tensor)))
     return {name: tuple(sites) for name, sites in found.items()}
 
 

@@ -81,7 +81,7 @@ def assemble(
         exactness=judged.proof,
         layers=tuple(_layers(subject, work, whole, after)),
         groups=tuple(_group(group, work.gone[group.name], work.done[group.name]) for group in _touched(subject, work)),
-        refusals=tuple(_refusals(subject)),
+        refusals=tuple(_refusals(subject, work)),
         coverage=coverage(subject.graph, subject.analysis),
         data=use,
         warnings=tuple(_warnings(subject, work, judged)),
@@ -166,7 +166,7 @@ def _group(group: Group, gone: tuple[int, ...], done: tuple[Done, ...]) -> Group
     )
 
 
-def _refusals(subject: Subject) -> Iterator[Refusal]:
+def _refusals(subject: Subject, work: Work) -> Iterator[Refusal]:
     graph, shapes = subject.graph, cost.shapes_after(subject.analysis.ties.seen, {})
     if subject.request.criterion.prunes_weights():
         for layer in subject.analysis.layers:
@@ -175,6 +175,11 @@ def _refusals(subject: Subject) -> Iterator[Refusal]:
                 yield Refusal(where=layer.name, reason="scope", message="not in scope", parameters=size)
         return
     yield from refusals(graph, subject.analysis, {group.name for group in subject.groups})
+    for group in subject.groups:
+        if group.name in work.passed:
+            size = sum(cost.parameters(graph, shapes, layer.constants(graph)) for layer in group.layers)
+            message = work.passed[group.name]
+            yield Refusal(where=group.name, reason="criterion_not_applicable", message=message, parameters=size)
 
 
 def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:

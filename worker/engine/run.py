@@ -19,7 +19,7 @@ from schemas.request import PruneRequest
 from worker.engine import cost, evaluate, surgery, verify
 from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done, compensate
-from worker.engine.criteria import ranking
+from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
 from worker.engine.data import Samples
 from worker.engine.execute import Executor, to_numpy
@@ -65,9 +65,10 @@ def subject_of(request: PruneRequest, inputs: Inputs, ready: Prepared) -> Subjec
 def remove(subject: Subject, evidence: Mapping[str, Evidence], stage: Stages) -> Work:
     """One point of the way from nothing to everything: what the request takes is chosen and cut."""
     with stage("select", "choosing what goes"):
-        taken = _select(subject, evidence)
+        passed = passed_over(subject.request.criterion, evidence)
+        taken = _select(subject, evidence, passed)
     with stage("cut", "removing it"):
-        return _cut(subject, taken, evidence)
+        return _cut(subject, taken, evidence, passed)
 
 
 def measure(subject: Subject, work: Work, evaluation: Samples | None, probe: Samples, stage: Stages) -> Judged:
@@ -108,12 +109,14 @@ class Wanted:
     units: bool  # anything at all: single weights are ranked without
     grams: bool
     seed: int
+    zeros: bool = False
 
 
 def wanted(request: PruneRequest) -> Wanted:
     """What the criterion and the compensation look at."""
     units = not request.criterion.prunes_weights()
-    return Wanted(units=units, grams=units and request.needs_data(), seed=request.seed)
+    criterion = request.criterion
+    return Wanted(units, grams=units and request.needs_data(), seed=request.seed, zeros=criterion.counts_zeros())
 
 
 def observe(
@@ -125,7 +128,7 @@ def observe(
     graph = subject.graph
     found = {}
     if fit is not None and want.grams:
-        found = grams(executor, subject.groups, _batches(graph, fit, stage))
+        found = grams(executor, subject.groups, _batches(graph, fit, stage), want.zeros)
     return {group.name: gather(graph, group, found.get(group.name, ()), want.seed) for group in subject.groups}
 
 
@@ -142,7 +145,9 @@ def _batches(graph: Graph, samples: Samples, stage: Stages) -> Iterator[Mapping[
         stage.within(done / samples.count, f"{done:,} of {samples.count:,} samples")
 
 
-def _select(subject: Subject, evidence: Mapping[str, Evidence]) -> dict[str, tuple[Step, ...]]:
+def _select(
+    subject: Subject, evidence: Mapping[str, Evidence], passed: Mapping[str, str]
+) -> dict[str, tuple[Step, ...]]:
     request, graph, seen = subject.request, subject.graph, subject.analysis.ties.seen
     if request.criterion.prunes_weights():
         return {}
@@ -150,10 +155,17 @@ def _select(subject: Subject, evidence: Mapping[str, Evidence]) -> dict[str, tup
     def cost_of(lost: Mapping[str, int]) -> cost.Cost:
         return cost.cost(graph, cost.shapes_after(seen, cost.axes_gone(subject.groups, lost)))
 
-    return choose(request, ranking(request.criterion), subject.groups, evidence, cost_of)
+    groups = [group for group in subject.groups if group.name not in passed]
+    chosen = choose(request, ranking(request.criterion), groups, evidence, cost_of)
+    return {group.name: chosen.get(group.name, ()) for group in subject.groups}
 
 
-def _cut(subject: Subject, taken: Mapping[str, tuple[Step, ...]], evidence: Mapping[str, Evidence]) -> Work:
+def _cut(
+    subject: Subject,
+    taken: Mapping[str, tuple[Step, ...]],
+    evidence: Mapping[str, Evidence],
+    passed: Mapping[str, str],
+) -> Work:
     """Compensate on full width, then cut a clone. Unstructured criteria zero weights and cut nothing."""
     request, graph, ties = subject.request, subject.graph, subject.analysis.ties
     done: dict[str, tuple[Done, ...]] = {}
@@ -168,7 +180,7 @@ def _cut(subject: Subject, taken: Mapping[str, tuple[Step, ...]], evidence: Mapp
     model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after)
     surgery.share_again(model, subject.loaded.copies)
     surgery.stamp(model, request, subject.inputs.model.sha256)
-    return Work(changed, gone, done, model, surgery.to_proto(model).SerializeToString(deterministic=True))
+    return Work(changed, gone, done, passed, model, surgery.to_proto(model).SerializeToString(deterministic=True))
 
 
 def _centre(request: PruneRequest) -> Centre:

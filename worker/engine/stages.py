@@ -76,11 +76,13 @@ class Subject:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What was done to it. `changed` are constants at full width; `model` and `artifact` are the result."""
+    """What was done to it. `changed` are constants at full width; `passed` are the groups that the criterion has no say
+    on, and why; `model` and `artifact` are the result."""
 
     changed: Mapping[str, Array]
     gone: Gone
     done: Mapping[str, tuple[Done, ...]]
+    passed: Mapping[str, str]
     model: ir.Model
     artifact: bytes
 

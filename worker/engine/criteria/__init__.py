@@ -3,18 +3,43 @@
 from collections.abc import Callable, Mapping
 
 from schemas.criteria import Criterion as Parameters
+from schemas.errors import EspalierError
+from worker.engine.criteria import apoz, bn_scale
+from worker.engine.criteria.apoz import ApozRanking
+from worker.engine.criteria.bn_scale import BnScaleRanking
 from worker.engine.criteria.distinctiveness import DistinctivenessRanking
-from worker.engine.criteria.evidence import Criterion
+from worker.engine.criteria.evidence import Criterion, Evidence
+from worker.engine.criteria.fpgm import FpgmRanking
 from worker.engine.criteria.magnitude import MagnitudeRanking
 from worker.engine.criteria.random import RandomRanking
 
 RANKINGS: Mapping[str, Callable[..., Criterion]] = {
+    "apoz": ApozRanking,
+    "bn_scale": BnScaleRanking,
     "distinctiveness": DistinctivenessRanking,
+    "fpgm": FpgmRanking,
     "magnitude": MagnitudeRanking,
     "random": RandomRanking,
+}
+
+
+# Why a criterion has no say on a group; those that are not here have one on every group.
+OBSTACLES: Mapping[str, Callable[[Evidence], str | None]] = {
+    "apoz": apoz.obstacle,
+    "bn_scale": bn_scale.obstacle,
 }
 
 
 def ranking(parameters: Parameters) -> Criterion:
     """The ranking for a criterion's parameters."""
     return RANKINGS[parameters.name](parameters)
+
+
+def passed_over(parameters: Parameters, evidence: Mapping[str, Evidence]) -> dict[str, str]:
+    """The groups that the criterion has no say on, and why. Refused: a request in which that is every group."""
+    look = OBSTACLES.get(parameters.name)
+    found = {name: why for name, one in evidence.items() if look is not None and (why := look(one))}
+    if found and len(found) == len(evidence):
+        told = "; ".join(f"{name}: {why}" for name, why in list(found.items())[:5])
+        raise EspalierError("criterion_not_applicable", told, where="/criterion")
+    return found

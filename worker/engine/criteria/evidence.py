@@ -27,11 +27,17 @@ class Evidence:
     gather_rows: Callable[[], Float]
     sites: tuple[SiteGram, ...]
     seed: tuple[int, ...] = (0,)
+    gather_scales: Callable[[], Float] | None = None
 
     @cached_property
     def rows(self) -> Float:
         """The incoming weights of the units, side by side over the producers: (units, fan-in)."""
         return self.gather_rows()
+
+    @cached_property
+    def scales(self) -> Float:
+        """The scales of the batch normalisations behind the units, side by side: (units, places)."""
+        return np.zeros((self.units, 0)) if self.gather_scales is None else self.gather_scales()
 
     def generator(self) -> np.random.Generator:
         """The same numbers at every call, others in every group."""
@@ -75,7 +81,13 @@ def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...], seed: int = 
             parts.append(weight[index].reshape(group.units, -1))
         return np.concatenate(parts, axis=1)
 
-    return Evidence(group.units, rows, sites, (seed, crc32(group.name.encode())))
+    def scales() -> Float:
+        names = [op.inputs[1] for op in graph.ops if op.key == "BatchNormalization"]
+        known = {name: group.sites[name, 0] for name in names if name in graph.constants and (name, 0) in group.sites}
+        parts = [graph.constants[name].astype(np.float64)[index] for name, index in known.items()]
+        return np.concatenate([np.zeros((group.units, 0)), *parts], axis=1)
+
+    return Evidence(group.units, rows, sites, (seed, crc32(group.name.encode())), scales)
 
 
 def centres(site: SiteGram, how: Centre) -> Float:
