@@ -1,4 +1,4 @@
-"""How many units each group of the zoo has, sorted: by network, and where the way of exporting makes a difference.
+"""How many units each group of the zoo has, sorted, however it was exported.
 
 A smaller number means that something which could be pruned no longer is.
 """
@@ -39,13 +39,4 @@ GROUPS: dict[str, Sizes] = {
     "two_inputs": (6, 8, 10),
     "two_outputs": (4, 6, 8),
     "shared": (10,),
-}
-
-OTHERWISE: dict[tuple[str, str], Sizes] = {
-    ("shufflenet", "script13"): (4, 4, 4, 10),
-    ("shufflenet", "script17"): (4, 4, 4, 10),
-    ("rnn", "dynamo20"): (),
-    ("torch_encoder", "dynamo20"): (3, 16),
-    ("vit", "script13"): (24, 24),
-    ("swin", "script13"): (10, 16),
 }

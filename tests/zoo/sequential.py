@@ -126,6 +126,8 @@ class TorchEncoder(nn.Module):
         super().__init__()
         layer = nn.TransformerEncoderLayer(12, 3, 16, batch_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        for weights in self.encoder.layers[1].parameters():  # copies of the first until they are trained
+            nn.init.normal_(weights, std=0.3)
         self.into, self.head = nn.Linear(4, 12), nn.Linear(12, 5)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -179,7 +179,10 @@ def concat(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
 
 
 def tie_expand(op: Op, ties: Ties) -> None:
-    tie_broadcast(ties, op.inputs[:1], op.outputs[0])
+    """What is made by stretching is alike throughout: any of it may go, and the target says how much is left."""
+    x, y = op.inputs[0], op.outputs[0]
+    tie_broadcast(ties, (x,), y)
+    ties.speak(*((y, axis) for axis in range(len(ties.shape(y)))))
     tie_target(op, ties, 1, itself=(1,))
 
 
