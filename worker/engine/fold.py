@@ -82,7 +82,7 @@ def _fold(graph: Graph, op: Op, folded: _Folded) -> None:
         folded.ops.append(op)
         return
     arrays = [_array(graph, folded, name) for name in names]
-    results = _results(op, arrays, folded.left)
+    results = computed(op, arrays, folded.left)
     if results is None:
         return
     folded.left -= sum(array.nbytes for array in results)
@@ -111,7 +111,7 @@ def _array(graph: Graph, folded: _Folded, name: str) -> Array | None:
     return None if not name else folded.results[name] if name in folded.results else graph.constants[name]
 
 
-def _results(op: Op, arrays: Sequence[Array | None], left: int) -> list[Array] | None:
+def computed(op: Op, arrays: Sequence[Array | None], left: int) -> list[Array] | None:
     """What the node computes; None where torch has no form, or where it is too large."""
     size = max((array.dtype.itemsize for array in arrays if array is not None), default=8)
     given = [array for array in arrays if array is not None]

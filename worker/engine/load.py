@@ -169,8 +169,7 @@ def _normalise(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, str]]:
     model = passes.RemoveInitializersFromInputsPass()(model).model
     settle_sizes(model)
     left = fold_constants(model)
-    if settle_expands(model):  # more sizes follow from these
-        settle_sizes(model)
+    if settle_expands(model):
         fold_constants(model, left)
     open_products(model)
     drop_zero_states(model)

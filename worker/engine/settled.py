@@ -4,37 +4,57 @@ Exporters compute shapes and scales at run time from the sizes of tensors, altho
 declared inputs and the weights. As numbers they are free: a number that names a size is rewritten with a cut, and one
 that scales (a root of the head's width) stays what it was, which is what exactness asks for.
 
-In: a model whose constants are initializers. Out: the same model with such sizes replaced; what depends on an open
-dimension stays computed, except that a product in the target of a Reshape (samples times heads) becomes -1 where it is
-the only one.
+In: a model whose constants are initializers. Out: the same model with such sizes replaced (`dimensions` follows
+them); what depends on an open dimension stays computed, except that a product in the target of a Reshape (samples
+times heads) becomes -1 where it is the only one.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
-import onnx_ir.passes.common as passes
 
-Sizes = list[int | None]
+from worker.engine.dimensions import Settled, Sizes, plain, settle
+from worker.engine.fold import FOLDS
+from worker.engine.graph import Array, Op, freeze
+
 Integers = npt.NDArray[np.int64]
 HANDS_ON = ("Unsqueeze", "Squeeze", "Reshape", "Cast", "Identity")
-SIZES = ("Shape", "Gather", "Slice")
 ARITHMETIC = ("Mul", "Div", "Add", "Sub")
-LONGEST = 1 << 20  # inference follows the elements of lists one by one, however many a file asks for
 MOST_NUMBERS = 64  # of a tensor that may be the target of a Reshape
 
 
 def settle_sizes(model: ir.Model) -> None:
-    """Sizes that are known become numbers, in place."""
-    shapes = _inferred(model)
-    graph = model.graph
-    for node in list(graph):
-        if _is(node, "Shape") and node.inputs[0] is not None:
-            sizes = shapes.get(str(node.inputs[0].name))
-            if sizes is not None:
-                _replace_reads(graph, node, _window(node, sizes))
-    _drop_unread(graph)
+    """Sizes that are known become numbers, and a Squeeze names its axes where they are known; in place."""
+    graph = freeze(model)
+    if not any(op.key in ("Shape", "Size", "Squeeze") for op in graph.ops):
+        return
+    found = settle(model, graph)
+    for op in graph.ops:
+        for value in op.node.outputs:
+            name = str(value.name)
+            if name in found.numbers and name not in graph.static and _is_wanted(value, found):
+                _become(model.graph, value, found.numbers[name])
+        if op.key == "Squeeze" and not op.input(1) and "axes" not in op.attrs:
+            _name_axes(model.graph, op, found.shapes.get(op.inputs[0]))
+    _drop_unread(model.graph)
+
+
+def _is_wanted(value: ir.Value, found: Settled) -> bool:
+    """Whether somebody reads it who is not a known number himself."""
+    return any(str(output.name) not in found.numbers for node, _ in value.uses() for output in node.outputs)
+
+
+def _name_axes(graph: ir.Graph, op: Op, shape: Sizes | None) -> None:
+    """Without axes a Squeeze would also drop an axis of which a cut leaves one index."""
+    sizes = None if shape is None else plain(shape)
+    axes = [axis for axis, size in enumerate(sizes or ()) if size == 1]
+    if not axes:
+        return
+    if op.opset < 13:
+        op.node.attributes["axes"] = ir.AttrInt64s("axes", axes)
+    else:
+        op.node.resize_inputs(2)
+        op.node.replace_input_with(1, _initializer(graph, f"{op.outputs[0]}.axes", np.array(axes, np.int64)))
 
 
 def open_products(model: ir.Model) -> None:
@@ -47,75 +67,12 @@ def open_products(model: ir.Model) -> None:
 
 def _drop_unread(graph: ir.Graph) -> None:
     for node in reversed(list(graph)):
-        if _is(node, *SIZES, *HANDS_ON, *ARITHMETIC) and not any(_read(value) for value in node.outputs):
+        if _is(node, "Shape", "Size", *FOLDS) and not any(_read(value) for value in node.outputs):
             graph.remove(node, safe=True)
 
 
 def _is(node: ir.Node, *types: str) -> bool:
     return node.domain in ("", "ai.onnx") and node.op_type in types
-
-
-def _inferred(model: ir.Model) -> Mapping[str, Sizes]:
-    """Shapes that follow from the inputs and the weights alone: what the file says of values between is not asked."""
-    clone = model.clone()
-    for node in clone.graph:
-        for value in node.outputs:
-            value.shape = None
-    try:
-        inferred = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(clone).model
-        if not any(_is_long(value) for node in inferred.graph for value in node.outputs):
-            inferred = passes.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(clone).model
-    except (RuntimeError, ValueError, TypeError):  # inference is a help: onnxruntime runs more than onnx infers
-        return {}
-    values = [*inferred.graph.inputs, *(value for node in inferred.graph for value in node.outputs)]
-    return {
-        str(value.name): [dim if isinstance(dim, int) else None for dim in value.shape]
-        for value in values
-        if value.shape is not None
-    }
-
-
-def _is_long(value: ir.Value) -> bool:
-    dims = [] if value.shape is None else list(value.shape)
-    return len(dims) == 1 and isinstance(dims[0], int) and dims[0] > LONGEST
-
-
-def _window(node: ir.Node, sizes: Sizes) -> Sizes:
-    start, end = node.attributes.get("start"), node.attributes.get("end")
-    return sizes[None if start is None else start.as_int() : None if end is None else end.as_int()]
-
-
-def _replace_reads(graph: ir.Graph, node: ir.Node, sizes: Sizes) -> None:
-    """The whole shape where all of it is known, else what single readers pick of it."""
-    output = node.outputs[0]
-    if _settled(sizes) is not None:
-        _become(graph, output, _settled(sizes))
-        return
-    for reader, slot in list(output.uses()):
-        if slot != 0 or reader.graph is not graph:
-            continue
-        if _is(reader, "Gather"):
-            index = _number(reader.inputs[1])
-            if index is not None and index.ndim < 2 and (not index.size or np.abs(index).max() <= len(sizes)):
-                picked = _settled([sizes[one] for one in index.ravel().tolist() if -len(sizes) <= one < len(sizes)])
-                if picked is not None and len(picked) == index.size:
-                    _become(graph, reader.outputs[0], picked.reshape(index.shape))
-        elif _is(reader, "Slice"):
-            _become(graph, reader.outputs[0], _settled(_sliced(reader, sizes)))
-
-
-def _sliced(node: ir.Node, sizes: Sizes) -> Sizes:
-    settings = [_number(value) for value in node.inputs[1:] if value is not None]
-    if len(node.inputs) < 3 or any(one is None or one.size != 1 for one in settings):
-        return [None]
-    start, end = (int(one.item()) for one in settings[:2] if one is not None)
-    steps = _number(node.inputs[4]) if len(node.inputs) > 4 else None
-    return sizes[start : end : 1 if steps is None else int(steps.item())]
-
-
-def _settled(sizes: Sizes) -> Integers | None:
-    known = [one for one in sizes if one is not None]
-    return np.array(known, np.int64) if len(known) == len(sizes) else None
 
 
 def _number(value: ir.Value | None) -> Integers | None:
@@ -126,14 +83,14 @@ def _number(value: ir.Value | None) -> Integers | None:
     return array.astype(np.int64) if array.dtype.kind == "i" and array.size <= MOST_NUMBERS else None
 
 
-def _become(graph: ir.Graph, value: ir.Value, numbers: Integers | None) -> None:
+def _become(graph: ir.Graph, value: ir.Value, numbers: Array) -> None:
     """Readers of a value read these numbers instead. An output of the graph stays what it is."""
-    if numbers is None or value.is_graph_output():
+    if value.is_graph_output():
         return
     value.replace_all_uses_with(_initializer(graph, f"{value.name}.settled", numbers))
 
 
-def _initializer(graph: ir.Graph, name: str, numbers: Integers) -> ir.Value:
+def _initializer(graph: ir.Graph, name: str, numbers: Array) -> ir.Value:
     while name in graph.initializers:
         name += "_"
     tensor = ir.tensor(numbers, name=name)
