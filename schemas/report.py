@@ -35,6 +35,7 @@ class ClassificationScore(ReportPart):
         description="Rows: labels; columns: predictions. Empty above 256 classes."
     )
     agreement: float | None = Field(default=None, description="Share of predictions equal to the uploaded model's.")
+    loss: float | None = Field(default=None, description="Mean cross-entropy; None where the output is class numbers.")
 
 
 class BinaryScore(ReportPart):
@@ -45,6 +46,7 @@ class BinaryScore(ReportPart):
     recall: float | None
     confusion: tuple[tuple[int, ...], ...]
     agreement: float | None = None
+    loss: float | None = Field(default=None, description="Mean cross-entropy; None where the output is yes or no.")
 
 
 class RegressionScore(ReportPart):
@@ -54,6 +56,10 @@ class RegressionScore(ReportPart):
     mse: float
     mae: float
 
+    @property
+    def loss(self) -> float:
+        return self.mse
+
 
 class FidelityScore(ReportPart):
     task: Literal["fidelity"] = "fidelity"
@@ -61,6 +67,10 @@ class FidelityScore(ReportPart):
     score: float = Field(description="Agreement of the predicted class, or 1 - relative error without classes.")
     agreement: float | None = Field(description="Share of equal predicted classes; None without a class axis.")
     relative_error: float = Field(description="Root of the squared difference over the squared original.")
+
+    @property
+    def loss(self) -> float:
+        return self.relative_error
 
 
 Score = Annotated[ClassificationScore | BinaryScore | RegressionScore | FidelityScore, Field(discriminator="task")]

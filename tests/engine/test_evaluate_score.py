@@ -174,3 +174,33 @@ def test_fidelity_with_and_without_classes():
     assert float((ours.argmax(1) == meant.argmax(1)).mean()) == classes.score
     same = score(Task("fidelity", "y"), {"y": meant}, None, {"y": meant})
     assert (1.0, 0.0) == (same.score, same.relative_error if isinstance(same, FidelityScore) else None)
+
+
+def test_cross_entropy_agrees_with_scikit_learn():
+    logits = RNG.normal(size=(300, 10)).astype(np.float32)
+    labels = RNG.integers(0, 10, 300)
+    chances = np.exp(logits.astype(np.float64))
+    chances /= chances.sum(1, keepdims=True)
+    expected = metrics.log_loss(labels, chances, labels=range(10))
+    assert classify(logits, labels).loss == pytest.approx(expected)
+    of_chances = score(Task("classification", "y", 1, "probabilities"), {"y": chances}, labels, None)
+    assert of_chances.loss == pytest.approx(expected)
+    assert classify(chances, labels).loss != pytest.approx(expected, rel=0.01)  # the link counts
+    assert classify(labels, labels, None).loss is None
+
+
+def test_cross_entropy_of_yes_and_no_agrees_too():
+    odds = RNG.normal(size=(300, 1)).astype(np.float32)
+    labels = RNG.integers(0, 2, 300)
+    chances = 1 / (1 + np.exp(-odds.astype(np.float64)))
+    expected = metrics.log_loss(labels, chances[:, 0])
+    for link, output in (("logits", odds), ("probabilities", chances)):
+        assert score(Task("binary", "y", link=link), {"y": output}, labels, None).loss == pytest.approx(expected)
+    assert score(Task("binary", "y"), {"y": odds > 0}, labels, None).loss is None
+
+
+def test_certain_and_wrong_is_a_finite_loss():
+    sure = np.array([[0.0, 1.0]])
+    found = score(Task("classification", "y", 1, "probabilities"), {"y": sure}, np.array([0]), None).loss
+    assert found == pytest.approx(-np.log(1e-12))
+    assert np.isfinite(classify(np.array([[0.0, 1e30]], np.float32), np.array([0])).loss)

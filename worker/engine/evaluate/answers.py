@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from schemas.errors import EspalierError
 from schemas.report import ClassAccuracy
-from worker.engine.evaluate.task import Task
+from worker.engine.evaluate.task import Link, Task
 
 Array: TypeAlias = NDArray[np.generic]
 Indices: TypeAlias = NDArray[np.int64]
@@ -19,6 +19,7 @@ Flags: TypeAlias = NDArray[np.bool_]
 
 CONFUSION_CLASSES = 256  # a square of more would outweigh the rest of the report
 PER_CLASS = 4096
+TINY = 1e-12  # a probability below it counts as it: one confident mistake leaves the loss finite
 
 
 def numbers(output: Array, task: Task) -> Array:
@@ -63,6 +64,27 @@ def flat_labels(labels: Array | None, shape: tuple[int, ...], task: Task) -> Ind
 def shape_mismatch(labels: tuple[int, ...], shape: tuple[int, ...], task: Task) -> EspalierError:
     detail = f"the labels of a batch have shape {labels}; output {task.output!r} gives {shape} answers"
     return EspalierError("labels_invalid", detail, where="labels")
+
+
+def cross_entropy(scores: Array, labels: Indices, link: Link) -> float:
+    """The sum over samples and positions, in nats. Probabilities that do not add up to one count as shares."""
+    wide = scores.astype(np.float64)
+    own = np.take_along_axis(wide, labels[:, None, :], axis=1)[:, 0]
+    if link == "probabilities":
+        share = own / np.maximum(wide.clip(min=0).sum(1), TINY)
+        return float(-np.log(share.clip(TINY, 1.0)).sum())
+    most = wide.max(1)
+    with np.errstate(invalid="ignore"):  # of infinite scores the loss is not a number, and said so by nothing else
+        return float((most + np.log(np.exp(wide - most[:, None]).sum(1)) - own).sum())
+
+
+def yes_no_entropy(answers: Array, labels: Indices, link: Link) -> float:
+    """The same where one number says yes or no."""
+    wide = answers.astype(np.float64)
+    if link == "logits":
+        return float((np.logaddexp(0.0, wide) - labels * wide).sum())
+    chance = np.where(labels == 1, wide, 1 - wide)
+    return float(-np.log(chance.clip(TINY, 1.0)).sum())
 
 
 def top5_hits(scores: Array, labels: Indices) -> int:

@@ -16,6 +16,7 @@ from worker.engine.evaluate.answers import (
     Indices,
     by_class,
     confusion,
+    cross_entropy,
     flat_labels,
     given,
     numbers,
@@ -23,6 +24,7 @@ from worker.engine.evaluate.answers import (
     predictions,
     shape_mismatch,
     top5_hits,
+    yes_no_entropy,
 )
 from worker.engine.evaluate.task import Task, check_range
 
@@ -39,6 +41,7 @@ class Classification:
     predicted: list[Indices] = field(default_factory=list)
     reference: list[Indices] = field(default_factory=list)
     in_top5: int = 0
+    loss: float = 0.0
 
     def add(self, output: Array, labels: Array | None, reference: Array | None) -> None:
         scores = by_class(output, self.task)
@@ -48,6 +51,7 @@ class Classification:
             self.classes = scores.shape[1]
             check_range(truth, self.classes)
             self.in_top5 += top5_hits(scores, truth)
+            self.loss += cross_entropy(scores, truth, self.task.link)
         else:
             self.classes = max(self.classes, int(predicted.max()) + 1, int(truth.max()) + 1)
         self.predicted.append(predicted.ravel())
@@ -66,6 +70,7 @@ class Classification:
             per_class=per_class(labels, right, self.classes),
             confusion=confusion(labels, predicted, self.classes),
             agreement=float((np.concatenate(self.reference) == predicted).mean()) if self.reference else None,
+            loss=self.loss / len(labels) if self.task.class_axis is not None else None,
         )
 
 
@@ -77,11 +82,16 @@ class Binary:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros((2, 2), np.int64))
     agreed: int = 0
     compared: int = 0
+    loss: float = 0.0
+    scored: bool = True  # the output is a number, not a bare yes or no
 
     def add(self, output: Array, labels: Array | None, reference: Array | None) -> None:
         said = self._positive(output)
         truth = flat_labels(labels, said.shape, self.task)
         check_range(truth, 2)
+        if output.dtype.kind == "f":
+            self.loss += yes_no_entropy(output.reshape(said.shape), truth, self.task.link)
+        self.scored = self.scored and output.dtype.kind == "f"
         np.add.at(self.counts, (truth.ravel(), said.astype(np.int64).ravel()), 1)
         if reference is not None:
             self.agreed += int((said == self._positive(reference)).sum())
@@ -104,6 +114,7 @@ class Binary:
             recall=true_yes / (true_yes + false_no) if true_yes + false_no else None,
             confusion=((true_no, false_yes), (false_no, true_yes)),
             agreement=self.agreed / self.compared if self.compared else None,
+            loss=self.loss / total if self.scored else None,
         )
 
 

@@ -17,6 +17,7 @@ from schemas.request import Evaluation
 
 Kind: TypeAlias = Literal["classification", "binary", "regression", "fidelity"]
 Labels: TypeAlias = NDArray[np.generic]
+Link: TypeAlias = Literal["logits", "probabilities"]
 
 SOFTMAX = frozenset({"Softmax", "LogSoftmax"})
 SIGMOID = frozenset({"Sigmoid", "HardSigmoid"})
@@ -45,7 +46,7 @@ class Task:
     kind: Kind
     output: str
     class_axis: int | None = None  # None in a classification: the output holds class numbers
-    link: Literal["logits", "probabilities"] = "logits"
+    link: Link = "logits"
     threshold: float = 0.5
 
 
@@ -61,7 +62,7 @@ def resolve_task(evaluation: Evaluation, outputs: Sequence[OutputInfo], labels: 
         return Task("fidelity", out.name, given if given is not None else _likely_axis(out))
     kind = evaluation.task if evaluation.task != "auto" else _infer(out, labels, given)
     if kind == "classification":
-        return _classification(out, labels, given)
+        return _classification(out, labels, given, evaluation)
     if kind == "binary":
         return _binary(out, labels, evaluation)
     if kind == "regression":
@@ -134,7 +135,7 @@ def _class_axis(out: OutputInfo, labels: Labels) -> int | None:
     return None
 
 
-def _classification(out: OutputInfo, labels: Labels, given: int | None) -> Task:
+def _classification(out: OutputInfo, labels: Labels, given: int | None, evaluation: Evaluation) -> Task:
     if labels.dtype.kind == "f":
         _refuse_floats(labels)
     if out.integers:
@@ -148,7 +149,7 @@ def _classification(out: OutputInfo, labels: Labels, given: int | None) -> Task:
     classes = out.shape[axis]
     if classes is not None:
         check_range(labels, classes)
-    return Task("classification", out.name, axis)
+    return Task("classification", out.name, axis, _link(out, evaluation))
 
 
 def _binary(out: OutputInfo, labels: Labels, evaluation: Evaluation) -> Task:
@@ -156,8 +157,13 @@ def _binary(out: OutputInfo, labels: Labels, evaluation: Evaluation) -> Task:
     if labels.dtype.kind == "f":
         _refuse_floats(labels)
     check_range(labels, 2)
-    link = evaluation.from_ or ("probabilities" if out.op_type in SIGMOID | SOFTMAX else "logits")
-    return Task("binary", out.name, link=link, threshold=evaluation.threshold)
+    return Task("binary", out.name, link=_link(out, evaluation), threshold=evaluation.threshold)
+
+
+def _link(out: OutputInfo, evaluation: Evaluation) -> Link:
+    """What the numbers are. Logarithms of probabilities are logits like any others."""
+    probable = out.op_type in SIGMOID | {"Softmax"}
+    return evaluation.from_ or ("probabilities" if probable else "logits")
 
 
 def check_range(labels: Labels, classes: int) -> None:

@@ -111,12 +111,17 @@ def _further(name: str, before: float | None, after: float | None, better: int) 
 def _more(before: Score, after: Score) -> list[tuple[str, float | None, float | None, int]]:
     """Further lines of a score: name, before, after, +1 where more is better."""
     if before.task == "classification" and after.task == "classification":
-        return [("Top-5", before.top5, after.top5, 1), ("Same prediction as uploaded", None, after.agreement, 1)]
+        return [
+            ("Top-5", before.top5, after.top5, 1),
+            ("Same prediction as uploaded", None, after.agreement, 1),
+            ("Mean cross-entropy", before.loss, after.loss, -1),
+        ]
     if before.task == "binary" and after.task == "binary":
         return [
             ("Precision", before.precision, after.precision, 1),
             ("Recall", before.recall, after.recall, 1),
             ("Same answer as uploaded", None, after.agreement, 1),
+            ("Mean cross-entropy", before.loss, after.loss, -1),
         ]
     if before.task == "regression" and after.task == "regression":
         return [("Mean squared error", before.mse, after.mse, -1), ("Mean absolute error", before.mae, after.mae, -1)]
