@@ -1,6 +1,6 @@
 """What can be pruned, and is it exact: half of every group by magnitude, over many models, beside others' pruners.
 
-    python -m benchmarks.prunability [PATTERN ...] [--json FILE]
+    python -m benchmarks.prunability [PATTERN ...] [--lossy] [--json FILE]
 
 Each model in a process of its own, whose peak memory is printed. `exact`: the pruned file against the file in which
 the same units are masked, in onnxruntime. `kept`: parameters left. The setting BENCH_RIVALS_PYTHON names an interpreter
@@ -57,7 +57,7 @@ class Row:
     note: str = ""
 
 
-def measure(subject: Subject) -> Row:
+def measure(subject: Subject, lossy: bool = False) -> Row:
     """From the file to the proof. The time is that of reading, analysing, ranking and cutting."""
     started = time.perf_counter()
     loaded = load(subject.path, {}, subject.name)
@@ -66,7 +66,7 @@ def measure(subject: Subject) -> Row:
     feeds = {port.name: feeds[port.name] for port in graph.inputs}
     batch = graph.fixed_batch() or 1
     one = {name: array[:batch] if subject.feeds is None or subject.module else array for name, array in feeds.items()}
-    analysis = analyse(graph, see(Executor(graph), one))
+    analysis = analyse(graph, see(Executor(graph), one), lossy)
     gone = halves(graph, analysis)
     pruned, kept = cut(loaded, graph, analysis, gone)
     seconds = time.perf_counter() - started
@@ -107,20 +107,20 @@ def outputs(model: bytes, names: tuple[str, ...], feeds: dict[str, Array]) -> li
     return [np.asarray(one) for one in session(model, threads=os.cpu_count() or 1).run(list(names), feeds)]
 
 
-def _child(subject: Subject, answer: Connection) -> None:
+def _child(subject: Subject, lossy: bool, answer: Connection) -> None:
     torch.set_num_threads(os.cpu_count() or 1)
     try:
-        answer.send(measure(subject))
+        answer.send(measure(subject, lossy))
     except EspalierError as error:
         answer.send(f"refused: {error}")
     except Exception as error:  # the edge of the child: any other failure is a defect, and is shown as one
         answer.send(f"DEFECT {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
-def in_a_process(subject: Subject) -> Row | str:
+def in_a_process(subject: Subject, lossy: bool = False) -> Row | str:
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(subject, there))
+    child = context.Process(target=_child, args=(subject, lossy, there))
     child.start()
     there.close()
     try:
@@ -136,6 +136,7 @@ def in_a_process(subject: Subject) -> Row | str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("patterns", nargs="*", help="parts of the names of models")
+    parser.add_argument("--lossy", action="store_true", help="with options.lossy")
     parser.add_argument("--json", type=Path, help="write the rows there, too")
     given = parser.parse_args()
     torch.set_num_threads(1)  # exports compute here; threads would not survive the forks
@@ -147,7 +148,7 @@ def main() -> int:
     rows: dict[str, Row | str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for subject in subjects(Path(folder), given.patterns):
-            rows[subject.name] = row = in_a_process(subject)
+            rows[subject.name] = row = in_a_process(subject, given.lossy)
             print(line(subject, row), *(f"{cell(one, subject):>22}" for one in others), flush=True)
             if isinstance(row, str) or row.note:
                 print(f"    {row if isinstance(row, str) else row.note}", flush=True)

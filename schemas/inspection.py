@@ -11,7 +11,7 @@ from pydantic import Field
 from schemas.report import Coverage, Refusal, ReportPart, StageTiming
 from schemas.request import InspectRequest
 
-INSPECTION_VERSION: Literal["1.0"] = "1.0"
+INSPECTION_VERSION: Literal["1.1"] = "1.1"
 
 
 class InspectedModel(ReportPart):
@@ -50,6 +50,9 @@ class InspectedGroup(ReportPart):
     parameters_per_unit: int
     macs_per_unit: int
     in_scope: bool = Field(description="Whether `options.scope` lets its units go.")
+    lossy: bool = Field(
+        default=False, description="Something takes statistics over its units: options.lossy lets them go."
+    )
 
 
 class Untouched(ReportPart):
@@ -77,7 +80,7 @@ class InspectionSource(ReportPart):
 
 
 class Inspection(ReportPart):
-    schema_version: Literal["1.0"] = INSPECTION_VERSION
+    schema_version: Literal["1.1"] = INSPECTION_VERSION
     options: InspectRequest
     model: InspectedModel
     layers: tuple[InspectedLayer, ...]

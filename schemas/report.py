@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.job import Verdict
 from schemas.request import PruneRequest
 
-SCHEMA_VERSION: Literal["1.0"] = "1.0"
+SCHEMA_VERSION: Literal["1.1"] = "1.1"
 
 
 class ReportPart(BaseModel):
@@ -125,6 +125,9 @@ class GroupChange(ReportPart):
     units_before: int
     units_after: int
     removed: tuple[int, ...]
+    lossy: bool = Field(
+        default=False, description="Opened by options.lossy: something takes statistics over these units."
+    )
     dead: tuple[int, ...] = Field(default=(), description="Removed because they were never active on the data.")
     pairs: tuple[Pair, ...] = ()
 
@@ -136,6 +139,9 @@ class Refusal(ReportPart):
     reason: str = Field(description="Stable code: operator_unknown, graph_output, scope, ...")
     message: str
     parameters: int = Field(default=0, description="Parameters that this keeps out of reach.")
+    opened_by: Literal["options.lossy"] | None = Field(
+        default=None, description="In inspections: the option with which these units could go."
+    )
 
 
 class Coverage(ReportPart):
@@ -154,6 +160,10 @@ class Exactness(ReportPart):
     mask_has_effect: bool = Field(description="False: the removed units changed nothing; they were dead.")
     samples: int
     outputs: tuple[str, ...] = Field(description="The tensors compared.")
+    over_kept: tuple[str, ...] = Field(
+        default=(),
+        description="options.lossy: the operators whose statistics the masked model takes over the units that stay.",
+    )
 
 
 class DataUse(ReportPart):
@@ -187,7 +197,7 @@ class Provenance(ReportPart):
 
 
 class Report(ReportPart):
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.1"] = SCHEMA_VERSION
     options: PruneRequest
     verdict: Verdict
     before: Side

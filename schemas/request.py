@@ -123,6 +123,11 @@ class PruneRequest(Strict):
         "closest kept unit; or added there times the factor that fits best.",
     )
     scope: Scope = Field(default_factory=Scope)
+    lossy: bool = Field(
+        default=False,
+        description="Prune through what takes statistics over units (LayerNorm, RMSNorm, means): they become those of "
+        "the units that stay, which is not what masking the removed ones gives.",
+    )
     preprocess: Preprocess = Field(default_factory=Preprocess)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     constraints: Constraints = Field(default_factory=Constraints)
@@ -177,6 +182,7 @@ class InspectRequest(Strict):
     seed: ClassVar[int] = 0  # of the noise that stands in for data: only its shape counts
 
     scope: Scope = Field(default_factory=Scope)
+    lossy: bool = Field(default=False, description="As in a pruning; without it, pins say whether it would open them.")
     preprocess: Preprocess = Field(default_factory=Preprocess)
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job runs.")
 

@@ -90,7 +90,10 @@ def inspection_table(found: Inspection) -> str:
         )
         for one in found.groups
     ]
-    pins = [(one.where, f"{one.parameters:,}", one.message) for one in found.pins]
+    pins = [
+        (one.where, f"{one.parameters:,}", one.message + (f" [opened by {one.opened_by}]" if one.opened_by else ""))
+        for one in found.pins
+    ]
     rest = [(one.reason, f"{one.parameters:,}", f"{one.constants:,}", one.example) for one in found.untouched]
     other = [(one.operator, f"{one.nodes:,}", one.example) for one in found.fallback]
     lines += _section(("GROUP", "UNITS", "PARAMETERS/UNIT", "MACS/UNIT", "READ BY"), groups)

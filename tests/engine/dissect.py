@@ -60,7 +60,11 @@ class Dissected:
 
 
 def dissect(
-    proto: onnx.ModelProto, folder: Path, samples: int = 16, given: Mapping[str, Array] | None = None
+    proto: onnx.ModelProto,
+    folder: Path,
+    samples: int = 16,
+    given: Mapping[str, Array] | None = None,
+    lossy: bool = False,
 ) -> Dissected:
     """`given` are the samples to use; made up where there are none."""
     loaded = load(save(proto, folder), {})
@@ -69,7 +73,8 @@ def dissect(
     wanted = {port.name for port in graph.inputs}
     made = feeds_for(proto, samples) if given is None else given
     feeds = {name: array for name, array in made.items() if name in wanted}
-    analysis = analyse(graph, see(executor, {name: array[: graph.fixed_batch() or 1] for name, array in feeds.items()}))
+    seen = see(executor, {name: array[: graph.fixed_batch() or 1] for name, array in feeds.items()})
+    analysis = analyse(graph, seen, lossy)
     found = grams(executor, analysis.groups, [feeds])
     evidence = {group.name: gather(graph, group, found[group.name]) for group in analysis.groups}
     return Dissected(loaded, graph, analysis, evidence, feeds)

@@ -11,7 +11,7 @@ from tests.engine.dissect import Dissected, dissect
 from tests.zoo.models import ZOO, Way, export
 
 SAMPLES = 8
-Find = Callable[[str, Way], Dissected]
+Find = Callable[..., Dissected]
 
 
 @pytest.fixture(autouse=True)
@@ -26,14 +26,15 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def taken_apart(tmp_path_factory: pytest.TempPathFactory) -> Find:
     folder: Path = tmp_path_factory.mktemp("zoo")
-    known: dict[tuple[str, Way], Dissected] = {}
+    known: dict[tuple[str, Way, bool], Dissected] = {}
 
-    def find(name: str, way: Way) -> Dissected:
-        if (name, way) not in known:
+    def find(name: str, way: Way, lossy: bool = False) -> Dissected:
+        if (name, way, lossy) not in known:
             path = folder / f"{name}-{way}-{way.fold}-{way.open_batch}.onnx"
-            path.write_bytes(export(name, way))
+            if not path.exists():
+                path.write_bytes(export(name, way))
             feeds = {f"in{index}": one for index, one in enumerate(ZOO[name].feeds(SAMPLES if way.open_batch else 1))}
-            known[name, way] = dissect(onnx.load(path), folder, given=feeds)
-        return known[name, way]
+            known[name, way, lossy] = dissect(onnx.load(path), folder, given=feeds, lossy=lossy)
+        return known[name, way, lossy]
 
     return find

@@ -40,3 +40,12 @@ GROUPS: dict[str, Sizes] = {
     "two_outputs": (4, 6, 8),
     "shared": (10,),
 }
+
+# With `lossy`, where statistics over units pin something without it.
+LOSSY: dict[str, Sizes] = {
+    "convnext": (6, 24, 24),
+    "bert": (3, 3, 12, 24, 24),
+    "torch_encoder": (3, 3, 12, 16, 16),
+    "vit": (4, 4, 12, 24, 24),
+    "swin": (4, 8, 10, 16),
+}

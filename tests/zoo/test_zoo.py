@@ -10,7 +10,7 @@ import pytest
 
 from tests.engine.dissect import Dissected, run
 from tests.zoo.conftest import Find
-from tests.zoo.expected import GROUPS
+from tests.zoo.expected import GROUPS, LOSSY
 from tests.zoo.models import CANNOT, MORE_WAYS, WAYS, ZOO, Way
 from worker.engine import ops, verify
 from worker.engine.execute import Executor, to_numpy
@@ -80,8 +80,20 @@ def test_coverage_is_what_it_was(name: str, way: Way, taken_apart: Find) -> None
     assert GROUPS[name] == found
 
 
+@pytest.mark.parametrize("name", LOSSY)
+def test_lossy_opens_the_widths_that_norms_hold(name: str, taken_apart: Find) -> None:
+    dissected = taken_apart(name, WAYS[1], lossy=True)
+    assert LOSSY[name] == tuple(sorted(group.units for group in dissected.analysis.groups))
+    gone = dissected.random_half()
+    onnx.checker.check_model(dissected.cut(gone), full_check=True)
+    proof = dissected.proof(gone)
+    assert proof.max_relative_difference <= TOLERANCE
+    assert proof.mask_has_effect
+
+
 def test_the_table_names_the_whole_zoo_and_nothing_else() -> None:
     assert set(ZOO) == set(GROUPS)
+    assert set(LOSSY) <= set(ZOO)
 
 
 def test_the_checks_see_an_executor_that_errs_and_a_layer_that_is_forgotten(

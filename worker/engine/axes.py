@@ -45,8 +45,13 @@ class Group:
     readers: tuple[str, ...]  # names of the consumers' layers
 
     def read_sites(self) -> tuple[Axis, ...]:
-        """Where the consumers read the units: tensors and axes, each once."""
-        return tuple(dict.fromkeys(one.read() for one in self.consumers))
+        """Where the consumers read the units: tensors and axes, each once. What takes a mean says little of them."""
+        by_weight = [one for one in self.consumers if not one.averages]
+        return tuple(dict.fromkeys(one.read() for one in by_weight or self.consumers))
+
+    def lossy(self, ties: Ties) -> bool:
+        """Whether an operator takes statistics over the units: then they are those of the units that stay."""
+        return any((one.op.inputs[0], one.axis) in self.sites for one in ties.statistics)
 
     def weight_sites(self) -> tuple[Consume, ...]:
         """The consumers whose weights can take over what a removed unit gave. A shared weight is changed once; one
@@ -73,9 +78,9 @@ class Analysis:
     stays: tuple[Stay, ...]
 
 
-def analyse(graph: Graph, seen: Seen) -> Analysis:
-    """The groups of a graph and the reasons for what is in none."""
-    ties = tie_all(graph, seen)
+def analyse(graph: Graph, seen: Seen, lossy: bool = False) -> Analysis:
+    """The groups of a graph and the reasons for what is in none. `lossy`: statistics over units are no reason."""
+    ties = tie_all(graph, seen, lossy)
     labels = components(ties)
     pins = first_pins(ties, labels)
     layers = _layers(ties)
@@ -100,9 +105,9 @@ def analyse(graph: Graph, seen: Seen) -> Analysis:
     return Analysis(ties, layers, groups, tuple(stays))
 
 
-def tie_all(graph: Graph, seen: Seen) -> Ties:
+def tie_all(graph: Graph, seen: Seen, lossy: bool = False) -> Ties:
     """Let every operator speak, then pin what it was silent about and what callers rely on."""
-    ties = Ties(graph, seen)
+    ties = Ties(graph, seen, lossy)
     for op in graph.ops:
         ties.spoken.clear()
         rule = RULES.get(op.key)

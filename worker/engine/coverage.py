@@ -26,15 +26,24 @@ def coverage(graph: Graph, analysis: Analysis) -> Coverage:
     )
 
 
-def refusals(graph: Graph, analysis: Analysis, in_scope: Collection[str]) -> Iterator[Refusal]:
-    """Every layer whose units stay, and every group (by name) that the scope leaves out."""
+def refusals(
+    graph: Graph, analysis: Analysis, in_scope: Collection[str], opened: Collection[str] = ()
+) -> Iterator[Refusal]:
+    """Every layer whose units stay, and every group (by name) that the scope leaves out. `opened` are the layers whose
+    units could go with `lossy`."""
     shapes = cost.shapes_after(analysis.ties.seen, {})
 
     def size(layer: Layer) -> int:
         return cost.parameters(graph, shapes, layer.constants(graph))
 
     for stay in analysis.stays:
-        yield Refusal(where=stay.layer.name, reason=stay.code, message=stay.message, parameters=size(stay.layer))
+        yield Refusal(
+            where=stay.layer.name,
+            reason=stay.code,
+            message=stay.message,
+            parameters=size(stay.layer),
+            opened_by="options.lossy" if stay.layer.name in opened else None,
+        )
     for group in analysis.groups:
         if group.name not in in_scope:
             total = sum(size(layer) for layer in group.layers)

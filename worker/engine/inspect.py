@@ -18,7 +18,7 @@ from schemas.inspection import (
 from schemas.job import Progress
 from schemas.request import InspectRequest
 from worker.engine import arena, cost
-from worker.engine.axes import Group
+from worker.engine.axes import Group, analyse
 from worker.engine.coverage import coverage, refusals, untouched
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.render import render_inspection_html, render_inspection_markdown
@@ -48,7 +48,7 @@ def _assemble(request: InspectRequest, inputs: Inputs, ready: Prepared, stage: S
         model=_model(inputs, ready),
         layers=tuple(_layers(ready)),
         groups=tuple(_groups(ready, chosen)),
-        pins=tuple(refusals(graph, analysis, chosen)),
+        pins=tuple(refusals(graph, analysis, chosen, _opened_by_lossy(ready))),
         coverage=coverage(graph, analysis),
         untouched=untouched(graph, analysis),
         fallback=tuple(_fallback(ready)),
@@ -77,6 +77,15 @@ def _model(inputs: Inputs, ready: Prepared) -> InspectedModel:
         operators=len(graph.ops),
         opset=graph.opsets.get("", 0),
     )
+
+
+def _opened_by_lossy(ready: Prepared) -> set[str]:
+    """The layers whose units stay, and would be free if statistics over them were no reason."""
+    ties = ready.analysis.ties
+    if ties.lossy or not ties.statistics:
+        return set()
+    freer = analyse(ready.graph, ties.seen, lossy=True)
+    return {stay.layer.name for stay in ready.analysis.stays} - {stay.layer.name for stay in freer.stays}
 
 
 def _layers(ready: Prepared) -> Iterator[InspectedLayer]:
@@ -111,6 +120,7 @@ def _groups(ready: Prepared, chosen: set[str]) -> Iterator[InspectedGroup]:
             parameters_per_unit=whole.parameters - less.parameters,
             macs_per_unit=whole.macs - less.macs,
             in_scope=group.name in chosen,
+            lossy=group.lossy(ready.analysis.ties),
         )
 
 

@@ -49,7 +49,7 @@ def prepare(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, 
     with stage("analyse", "following the axes"):
         executor = Executor(graph, device)
         seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
-        analysis = analyse(graph, seen)
+        analysis = analyse(graph, seen, request.lossy)
     return Prepared(loaded, graph, data, probe, executor, analysis, device)
 
 

@@ -80,7 +80,7 @@ def assemble(
         after=sides[1],
         exactness=judged.proof,
         layers=tuple(_layers(subject, work, whole, after)),
-        groups=tuple(_group(group, work.gone[group.name], work.done[group.name]) for group in _touched(subject, work)),
+        groups=tuple(_groups(subject, work)),
         refusals=tuple(_refusals(subject, work)),
         coverage=coverage(subject.graph, subject.analysis),
         data=use,
@@ -144,11 +144,14 @@ def _nonzero(subject: Subject, work: Work, name: str) -> int:
     return int(np.count_nonzero(array))
 
 
-def _touched(subject: Subject, work: Work) -> list[Group]:
-    return [group for group in subject.groups if group.name in work.gone]
+def _groups(subject: Subject, work: Work) -> Iterator[GroupChange]:
+    for group in subject.groups:
+        if group.name in work.gone:
+            lossy = group.lossy(subject.analysis.ties)
+            yield _group(group, work.gone[group.name], work.done[group.name], lossy)
 
 
-def _group(group: Group, gone: tuple[int, ...], done: tuple[Done, ...]) -> GroupChange:
+def _group(group: Group, gone: tuple[int, ...], done: tuple[Done, ...], lossy: bool) -> GroupChange:
     pairs = tuple(
         Pair(removed=one.step.unit, partner=one.partner, angle_deg=one.angle_deg, action=one.action)
         for one in done
@@ -161,6 +164,7 @@ def _group(group: Group, gone: tuple[int, ...], done: tuple[Done, ...]) -> Group
         units_before=group.units,
         units_after=group.units - len(gone),
         removed=gone,
+        lossy=lossy,
         dead=tuple(sorted(one.step.unit for one in done if one.step.why == "dead")),
         pairs=pairs,
     )
@@ -191,6 +195,12 @@ def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
         yield "Nothing was removed: no weight lies below the threshold."
     elif not judged.proof.mask_has_effect:
         yield "The removed units had no effect on the outputs for these samples: they were dead."
+    if judged.proof.over_kept:
+        yield (
+            f"Lossy: {len(judged.proof.over_kept)} operators take their statistics over the units that stay "
+            f"({', '.join(judged.proof.over_kept[:3])}{', ...' if len(judged.proof.over_kept) > 3 else ''}). The file "
+            "computes exactly that, which is not what the original computes with the removed units masked."
+        )
     if judged.before is None:
         yield "There was no data left to judge accuracy with: send an evaluation file or more calibration samples."
     half = isinstance(request.criterion, Distinctiveness) and request.criterion.centre == "half"

@@ -206,7 +206,9 @@ def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
     else:
         model = surgery.masked(subject.loaded.model, subject.analysis.ties, work.changed, subject.groups, work.gone)
         masked = run(surgery.to_proto(model, names).SerializeToString())
-    return verify.compare(names, cut, masked, dense, batch or samples.count)
+    proof = verify.compare(names, cut, masked, dense, batch or samples.count)
+    over_kept = surgery.kept_masks(subject.analysis.ties, subject.groups, work.gone)
+    return proof.model_copy(update={"over_kept": tuple(graph.ops[index].name for index in over_kept)})
 
 
 def _run_in_torch(

@@ -15,9 +15,10 @@ from schemas.request import PruneRequest
 from worker.engine import cost
 from worker.engine.axes import Group
 from worker.engine.cost import Gone
-from worker.engine.graph import Array, Graph
+from worker.engine.graph import Array, Graph, Op
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import Cut, ShapeOf
+from worker.engine.primitives import Primitives
 from worker.engine.quantised import unrounded
 from worker.engine.ties import Axis, Points, Ties
 
@@ -63,7 +64,8 @@ def cut(
 
 
 def masked(model: ir.Model, ties: Ties, changed: Mapping[str, Array], groups: Iterable[Group], gone: Gone) -> ir.Model:
-    """The model at full width in which every reader of a removed unit reads zero."""
+    """The model at full width in which every reader of a removed unit reads zero, and statistics over units are those
+    of the units that stay."""
     clone = model.clone()
     for name, array in changed.items():
         _set_constant(clone.graph, name, array)
@@ -75,7 +77,36 @@ def masked(model: ir.Model, ties: Ties, changed: Mapping[str, Array], groups: It
         product.outputs[0].name = f"{name}.out"
         clone.graph.insert_before(node, product)
         node.replace_input_with(slot, product.outputs[0])
+    for op_index, mask in kept_masks(ties, groups, gone).items():
+        _over_kept(clone.graph, nodes[op_index], ties.graph.ops[op_index], mask)
     return clone
+
+
+def kept_masks(ties: Ties, groups: Iterable[Group], gone: Gone) -> dict[int, Array]:
+    """For each operator that takes statistics over removed units: zero where these are in its first input."""
+    found: dict[int, Array] = {}
+    lost = indices_gone(groups, gone)
+    for one in ties.statistics:
+        name = one.op.inputs[0]
+        if (name, one.axis) in lost:
+            shape = [1] * len(ties.shape(name))
+            shape[one.axis] = ties.shape(name)[one.axis]
+            mask = np.ones(shape[one.axis], dtype=_dtype(ties, name, ""))
+            mask[lost[name, one.axis]] = 0
+            found[one.op.index] = mask.reshape(shape) * found.get(one.op.index, np.ones((), mask.dtype))
+    return found
+
+
+def _over_kept(graph: ir.Graph, node: ir.Node, op: Op, mask: Array) -> None:
+    """Plain operators take the node's place, and its outputs' names."""
+    write = RULES[op.key].over_kept
+    assert write is not None, f"{op.label()} takes statistics"
+    made = write(op, Primitives(graph, node, op.opset, mask.dtype, f"espalier.kept.{op.index}"), mask)
+    for old, new in zip(node.outputs, made, strict=False):
+        name, old.name = old.name, f"{old.name}.replaced"
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        new.name = name
+    graph.remove(node, safe=True)
 
 
 def masks(ties: Ties, groups: Iterable[Group], gone: Gone) -> dict[tuple[int, int], Array]:

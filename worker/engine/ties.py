@@ -53,10 +53,21 @@ class Consume:
     weight: str = ""
     weight_axis: int = 0
     state: Axis | None = None
+    averages: bool = False  # it takes a mean: over the units that stay
 
     def read(self) -> Axis:
         """The tensor and axis that hold what is read."""
         return self.state or (self.op.inputs[self.slot], self.axis)
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """An operator takes a mean or a variance over an axis of its first input: without a part of it both are others.
+
+    That pins the axis, unless the caller asked for `lossy`: then they are those of the units that stay."""
+
+    op: Op
+    axis: int
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,7 @@ class Ties:
 
     graph: Graph
     seen: Seen
+    lossy: bool = False
     starts: dict[Axis, int] = field(default_factory=dict)
     total: int = 0
     left: list[Points] = field(default_factory=list)
@@ -91,6 +103,7 @@ class Ties:
     produced: list[Produce] = field(default_factory=list)
     consumed: list[Consume] = field(default_factory=list)
     forks: list[Fork] = field(default_factory=list)
+    statistics: list[Statistic] = field(default_factory=list)
     spoken: set[Axis] = field(default_factory=set)
     imagined: dict[Axis, int] = field(default_factory=dict)  # sizes of axes that no tensor has
 
@@ -142,14 +155,31 @@ class Ties:
         self.pins.append(Pin(self.points(axis), code, message))
         self.speak(axis)
 
+    def statistic(self, op: Op, axis: int, code: str, what: str) -> None:
+        """The operator takes statistics over an axis of its first input; `what` says which. The caller ties the axis
+        to others that have it."""
+        self.statistics.append(Statistic(op, axis))
+        self.speak((op.inputs[0], axis))
+        if not self.lossy:
+            changes = "removing a part changes the rest (options.lossy allows that)"
+            self.pin((op.inputs[0], axis), code, f"{op.label()} {what} over it: {changes}")
+
     def produce(self, op: Op, weight: str, axis: int, carried: bool = False, parts: int = 1) -> None:
         """Where the weight is stored in the file, as numbers or quantised."""
         if source := stored(self.graph, weight):
             self.produced.append(Produce(op, source, axis, carried, parts))
 
     def consume(
-        self, op: Op, slot: int, axis: int, weight: str = "", weight_axis: int = 0, state: Axis | None = None
+        self,
+        op: Op,
+        slot: int,
+        axis: int,
+        weight: str = "",
+        weight_axis: int = 0,
+        state: Axis | None = None,
+        averages: bool = False,
     ) -> None:
         """Contract an input's axis. The caller has tied it to the same axis of what it is contracted against."""
         known = weight in self.graph.constants
-        self.consumed.append(Consume(op, slot, axis, weight if known else "", weight_axis if known else 0, state))
+        axis_of_weight = weight_axis if known else 0
+        self.consumed.append(Consume(op, slot, axis, weight if known else "", axis_of_weight, state, averages))

@@ -1,8 +1,9 @@
 """Normalisations at inference.
 
 BatchNormalization and InstanceNormalization have statistics for each channel: channels go one by one. In
-GroupNormalization whole groups of channels go. LayerNormalization, RMSNormalization and LRN take statistics over the
-axis itself: removing a part changes the rest, so those axes are pinned and the others pass.
+GroupNormalization whole groups of channels go. LayerNormalization, RMSNormalization and a GroupNormalization of one
+group take statistics over the axis itself: removing a part changes the rest, so those axes pass only where the caller
+asked for `lossy`. In LRN a channel looks at its neighbours, and stays.
 """
 
 from math import prod
@@ -10,13 +11,39 @@ from math import prod
 import torch
 import torch.nn.functional as F
 
-from worker.engine.graph import Op
+from worker.engine.graph import Array, Op
+from worker.engine.ops.elementwise import tie_broadcast
 from worker.engine.ops.rule import Follow, NoTorchForm, Rule, ShapeOf, Tensors, given, optional
+from worker.engine.primitives import Primitives, Value
 from worker.engine.ties import Ties
 
 
-def _pin(op: Op, ties: Ties, name: str, axis: int) -> None:
-    ties.pin((name, axis), "normalised", f"{op.label()} normalises over it: removing a part changes the rest")
+def _normalises(op: Op, ties: Ties, axis: int) -> None:
+    ties.statistic(op, axis, "normalised", "normalises")
+
+
+def _standardise(op: Op, build: Primitives, axes: tuple[int, ...], mask: Array) -> tuple[Value, Value, Value]:
+    """Mean zero and variance one over the units that stay, without scale; the mean and the inverse deviation."""
+    x = build.wide(build.input(0))
+    mean = build.mean(x, axes, mask)
+    centred = build("Sub", x, mean)
+    inverse = _inverse(op, build, centred, axes, mask)
+    return build.narrow(build("Mul", centred, inverse)), mean, inverse
+
+
+def _inverse(op: Op, build: Primitives, x: Value, axes: tuple[int, ...], mask: Array) -> Value:
+    """One over the root of the mean square."""
+    square = build.mean(build("Mul", x, x), axes, mask)
+    return build("Reciprocal", build("Sqrt", build("Add", square, build.constant(op.number("epsilon", 1e-5)))))
+
+
+def _scaled(build: Primitives, y: Value, slots: tuple[int, ...], rank: int = 0) -> Value:
+    """Times the scale, plus the bias where there is one; with `rank`, one for each channel of so many dimensions."""
+    for operator, slot in zip(("Mul", "Add"), slots, strict=False):
+        one = build.optional(slot)
+        if one is not None:
+            y = build(operator, y, build.reshape(one, (1, -1, *(1,) * (rank - 2))) if rank else one)
+    return y
 
 
 def tie_batch(op: Op, ties: Ties) -> None:
@@ -45,9 +72,14 @@ def tie_instance(op: Op, ties: Ties) -> None:
     ties.tie((x, 0), (y, 0))
     for one in ((x, 1), (scale, 0), (bias, 0)):
         ties.tie(one, (y, 1))
-    for axis in range(2, len(ties.shape(x))):
-        _pin(op, ties, x, axis)
-        _pin(op, ties, y, axis)
+    for axis in range(2, len(ties.shape(x))):  # channels may lie there, behind a Reshape
+        ties.tie((x, axis), (y, axis))
+        _normalises(op, ties, axis)
+
+
+def instance_over_kept(op: Op, build: Primitives, mask: Array) -> tuple[Value, ...]:
+    y, _, _ = _standardise(op, build, tuple(range(2, mask.ndim)), mask)
+    return (_scaled(build, y, (1, 2), mask.ndim),)
 
 
 def _per_channel(values: torch.Tensor, rank: int) -> torch.Tensor:
@@ -68,8 +100,10 @@ def tie_group(op: Op, ties: Ties) -> None:
     groups = op.integer("num_groups", 1)
     ties.tie((x, 0), (y, 0))
     if groups == 1:
-        _pin(op, ties, x, 1)
-        _pin(op, ties, y, 1)
+        per_channel = [name for name in op.inputs[1:3] if ties.shape(name) == ties.shape(x)[1:2]]
+        for axis in ((x, 1), *((name, 0) for name in per_channel)):
+            ties.tie(axis, (y, 1))
+        _normalises(op, ties, 1)
         return
     carrier = ties.points((x, 1)).reshape(groups, -1)[:, :1]
     for axis in ((x, 1), (y, 1), (op.inputs[1], 0), (op.inputs[2], 0)):
@@ -80,8 +114,16 @@ def tie_group(op: Op, ties: Ties) -> None:
 
 def follow_group(op: Op, ties: Ties, after: ShapeOf) -> Follow:
     x, groups = op.inputs[0], op.integer("num_groups", 1)
+    if groups == 1:
+        return Follow()
     kept = after(x)[1] * groups // ties.shape(x)[1]
     return Follow(attrs={"num_groups": kept}) if kept != groups else Follow()
+
+
+def group_over_kept(op: Op, build: Primitives, mask: Array) -> tuple[Value, ...]:
+    """One group alone: where there are several, whole groups go."""
+    y, _, _ = _standardise(op, build, tuple(range(1, mask.ndim)), mask)
+    return (_scaled(build, y, (1, 2), mask.ndim),)
 
 
 def group(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
@@ -96,14 +138,25 @@ def tie_layer(op: Op, ties: Ties) -> None:
     """From `axis` on everything is normalised together. Statistics, where asked for, keep those axes at size one."""
     x = op.inputs[0]
     first = op.integer("axis", -1) % len(ties.shape(x))
-    for output in filter(None, op.outputs):
+    for output in filter(None, op.outputs[1:]):
         for axis in range(first):
             ties.tie((x, axis), (output, axis))
-    for name in filter(None, (*op.inputs, op.outputs[0])):
-        rank = len(ties.shape(name))
-        shift = len(ties.shape(x)) - rank
-        for axis in range(max(first - shift, 0), rank):
-            _pin(op, ties, name, axis)
+    tie_broadcast(ties, filter(None, op.inputs), op.outputs[0])
+    for axis in range(first, len(ties.shape(x))):
+        _normalises(op, ties, axis)
+
+
+def layer_over_kept(op: Op, build: Primitives, mask: Array) -> tuple[Value, ...]:
+    axes = tuple(range(op.integer("axis", -1) % mask.ndim, mask.ndim))
+    y, mean, inverse = _standardise(op, build, axes, mask)
+    return _scaled(build, y, (1, 2)), mean, inverse
+
+
+def rms_over_kept(op: Op, build: Primitives, mask: Array) -> tuple[Value, ...]:
+    axes = tuple(range(op.integer("axis", -1) % mask.ndim, mask.ndim))
+    x = build.wide(build.input(0))
+    y = build.narrow(build("Mul", x, _inverse(op, build, x, axes, mask)))
+    return (_scaled(build, y, (1,)),)
 
 
 def layer(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
@@ -127,7 +180,7 @@ def tie_local_response(op: Op, ties: Ties) -> None:
     x, y = op.inputs[0], op.outputs[0]
     for axis in range(len(ties.shape(x))):
         ties.tie((x, axis), (y, axis))
-    _pin(op, ties, x, 1)
+    ties.pin((x, 1), "normalised", f"{op.label()} normalises over it: removing a part changes the rest")
 
 
 def local_response(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
@@ -141,9 +194,9 @@ def local_response(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
 
 RULES = {
     "BatchNormalization": Rule(tie=tie_batch, compute=batch, in_place=True),
-    "InstanceNormalization": Rule(tie=tie_instance, compute=instance),
-    "GroupNormalization": Rule(tie=tie_group, compute=group, follow=follow_group),
-    "LayerNormalization": Rule(tie=tie_layer, compute=layer),
-    "RMSNormalization": Rule(tie=tie_layer, compute=rms),
+    "InstanceNormalization": Rule(tie=tie_instance, compute=instance, over_kept=instance_over_kept),
+    "GroupNormalization": Rule(tie=tie_group, compute=group, follow=follow_group, over_kept=group_over_kept),
+    "LayerNormalization": Rule(tie=tie_layer, compute=layer, over_kept=layer_over_kept),
+    "RMSNormalization": Rule(tie=tie_layer, compute=rms, over_kept=rms_over_kept),
     "LRN": Rule(tie=tie_local_response, compute=local_response),
 }

@@ -1,18 +1,22 @@
 """Reductions, and what else mixes the indices of one axis: ArgMax, TopK, CumSum, normalisations without weights.
 
-The axes that are not mixed pass. Over a pruned axis a mean, a norm or a choice would change, so that one stays.
+The axes that are not mixed pass. A sum reads the axis it adds up, as a product with a weight does: what reads as zero
+adds nothing. A mean over it becomes that of the units that stay, where the caller asked for `lossy`. Over any other
+operator's axis nothing goes.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 
-from worker.engine.graph import Op
+from worker.engine.graph import Array, Op
 from worker.engine.ops.elementwise import tie_others
 from worker.engine.ops.rule import NoTorchForm, Rule, Tensors, given
+from worker.engine.primitives import OverKept, Primitives, Value
 from worker.engine.ties import Ties
 
 Axes = tuple[int, ...]
+SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum")
 Reduce = Callable[[torch.Tensor, Axes, bool], torch.Tensor]
 
 
@@ -36,6 +40,20 @@ def tie(op: Op, ties: Ties) -> None:
     keepdims = op.integer("keepdims", 1) or axes is None
     for position, axis in enumerate(kept):
         ties.tie((x, axis), (y, axis if keepdims else position))
+    for axis in axes or ():
+        if op.key == "ReduceMean":
+            ties.statistic(op, axis, "axis_mixed", "takes the mean")
+        if op.key in SUMS:
+            ties.speak((x, axis))
+        if op.key in (*SUMS, "ReduceMean"):
+            ties.consume(op, 0, axis, averages=op.key == "ReduceMean")
+
+
+def mean_over_kept(op: Op, build: Primitives, mask: Array) -> tuple[Value, ...]:
+    """The mean of what is zero where a unit is gone, times all units over those that stay."""
+    masked = build("Mul", build.wide(build.input(0)), build.constant(mask))
+    mean = build(op.key, masked, *build.inputs[1:], **build.attrs)
+    return (build.narrow(build("Mul", mean, build.constant(1 / mask.mean(dtype="float64")))),)
 
 
 def reduction(
@@ -43,6 +61,7 @@ def reduction(
     alone: Callable[[torch.Tensor], torch.Tensor] | None = None,
     whole: bool = True,
     passes: bool = False,
+    over_kept: OverKept | None = None,
 ) -> Rule:
     """`alone` is what becomes of a value with which none is reduced; `whole`: whole numbers have this form too."""
 
@@ -56,7 +75,7 @@ def reduction(
             return (alone(x) if alone else x,)
         return (function(x, axes, bool(op.integer("keepdims", 1))).to(x.dtype),) if axes else (x,)
 
-    return Rule(tie=tie, compute=compute, passes=passes)
+    return Rule(tie=tie, compute=compute, passes=passes, over_kept=over_kept)
 
 
 def _extreme(function: Callable[[torch.Tensor, Axes, bool], torch.Tensor], empty: float) -> Reduce:
@@ -80,7 +99,7 @@ def _product(x: torch.Tensor, axes: Axes, keepdims: bool) -> torch.Tensor:
 def tie_one_axis(op: Op, ties: Ties) -> None:
     """All but the axis named by an attribute passes."""
     x = op.inputs[0]
-    mixed = op.integer("axis", -1 if op.key in ("TopK", "LpNormalization") else 0) % len(ties.shape(x))
+    mixed = op.integer("axis", -1 if op.key == "TopK" else 0) % len(ties.shape(x))
     if op.integer("keepdims", 1):
         for y in op.outputs:
             if y:
@@ -132,6 +151,13 @@ def cumulative(function: Callable[..., torch.Tensor], start: int) -> Rule:
     return Rule(tie=tie_cumulative, compute=compute)
 
 
+def tie_lp(op: Op, ties: Ties) -> None:
+    """The length is a sum: what reads as zero does not change it."""
+    x, axis = op.inputs[0], op.integer("axis", -1) % len(ties.shape(op.inputs[0]))
+    tie_others(ties, x, op.outputs[0], set())
+    ties.consume(op, 0, axis)
+
+
 def lp_normalization(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     x, axis = given(tensors, 0), op.integer("axis", -1)
     norm = torch.linalg.vector_norm(x, ord=op.integer("p", 2), dim=axis, keepdim=True)
@@ -165,7 +191,9 @@ def mean_variance(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
 
 
 RULES = {
-    "ReduceMean": reduction(lambda x, axes, keep: x.mean(axes, keep), whole=False, passes=True),
+    "ReduceMean": reduction(
+        lambda x, axes, keep: x.mean(axes, keep), whole=False, passes=True, over_kept=mean_over_kept
+    ),
     "ReduceSum": reduction(lambda x, axes, keep: x.sum(axes, keep)),
     "ReduceMax": reduction(_extreme(lambda x, axes, keep: x.amax(axes, keep), -torch.inf), passes=True),
     "ReduceMin": reduction(_extreme(lambda x, axes, keep: x.amin(axes, keep), torch.inf), passes=True),
@@ -180,7 +208,7 @@ RULES = {
     "TopK": Rule(tie=tie_one_axis, compute=top_k),
     "CumSum": cumulative(torch.cumsum, 0),
     "CumProd": cumulative(torch.cumprod, 1),
-    "LpNormalization": Rule(tie=tie_one_axis, compute=lp_normalization),
+    "LpNormalization": Rule(tie=tie_lp, compute=lp_normalization),
     "Hardmax": Rule(tie=tie_hardmax, compute=hardmax),
     "MeanVarianceNormalization": Rule(tie=tie_mean_variance, compute=mean_variance),
 }

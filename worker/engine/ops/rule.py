@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from worker.engine.graph import Array, Op
+from worker.engine.primitives import OverKept
 from worker.engine.ties import Axis, Points, Ties
 
 Tensors = Sequence[torch.Tensor | None]
@@ -77,6 +78,7 @@ class Rule:
     passes: bool = False
     alias: bool = False  # the output is a view of the input's memory
     in_place: bool = False  # an element of the first output needs no other element of an input of the same shape
+    over_kept: OverKept | None = None  # for statistics over units: the same at full width, over those that stay
 
 
 def given(tensors: Tensors, slot: int) -> torch.Tensor:

@@ -125,6 +125,8 @@ def _proof(report: Report) -> str:
     )
     if report.options.compensation != "none":
         sentence += " The masked model carries the same compensation."
+    if found.over_kept:
+        sentence += f" Statistics of {len(found.over_kept)} operators are those of the units that stay, in both."
     if not found.mask_has_effect:
         sentence += " The mask changed no output: what was removed had no influence on these samples."
     return sentence.replace("e-0", "e-")
