@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.device import Devices
 from schemas.job import Verdict
 from schemas.request import PruneRequest
 
@@ -203,6 +204,7 @@ class Report(ReportPart):
     before: Side
     after: Side
     exactness: Exactness
+    devices: Devices
     layers: tuple[LayerChange, ...]
     groups: tuple[GroupChange, ...]
     refusals: tuple[Refusal, ...]

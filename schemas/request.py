@@ -8,9 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from schemas.criteria import CRITERIA, Criterion, Distinctiveness
+from schemas.device import CustomTarget, target_named
 from schemas.errors import EspalierError, FieldError, nearest
 
 # An answer is not much longer than what it answers: nobody reads the rest.
@@ -108,6 +109,9 @@ class Constraints(Strict):
     max_macs: int | None = Field(default=None, gt=0)
     max_peak_ram_bytes: int | None = Field(default=None, gt=0)
     max_latency_ms: float | None = Field(default=None, gt=0)
+    fits_target: bool = Field(
+        default=False, description="It fits the memories of `target`, which runs all its operators."
+    )
 
 
 class PruneRequest(Strict):
@@ -131,6 +135,11 @@ class PruneRequest(Strict):
     preprocess: Preprocess = Field(default_factory=Preprocess)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     constraints: Constraints = Field(default_factory=Constraints)
+    target: str | CustomTarget | None = Field(
+        default=None,
+        union_mode="left_to_right",
+        description="The device that the result is for: a name of GET /targets, or an object of its memories.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job runs.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seeds the split of the data and every random choice.")
 
@@ -142,6 +151,18 @@ class PruneRequest(Strict):
             return raw
         known = CRITERIA.get(str(raw["criterion"].get("name")))
         return raw if known is None else {**raw, "compensation": known.default_compensation}
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _target_is_known(cls, raw: Any) -> Any:
+        """Checked by its kind here, so that a complaint speaks of one kind only."""
+        if isinstance(raw, str):
+            return target_named(raw).name
+        if raw is None or isinstance(raw, CustomTarget):
+            return raw
+        if not isinstance(raw, Mapping):
+            raise ValueError("give the name of a device, or an object with flash_bytes and ram_bytes")
+        return CustomTarget.model_validate(raw)
 
     @model_validator(mode="after")
     def _combinations(self) -> "PruneRequest":
@@ -162,6 +183,8 @@ class PruneRequest(Strict):
             )
         if weights and self.compensation != "none":
             raise ValueError('single weights are not merged; use compensation: "none"')
+        if self.constraints.fits_target and self.target is None:
+            raise ValueError('constraints.fits_target needs a target, such as "stm32f4"; see GET /targets')
         return self
 
     def needs_data(self) -> bool:
@@ -265,6 +288,8 @@ def _known(request: type[Strict], loc: tuple[int | str, ...]) -> tuple[str, ...]
         model: type[BaseModel] = request
     elif loc[0] == "criterion":
         model = CRITERIA[str(loc[1])]
+    elif loc[0] == "target":
+        model = CustomTarget
     else:
         model = request.model_fields[str(loc[0])].annotation  # type: ignore[assignment]  # sections are models
     return tuple(field.alias or name for name, field in model.model_fields.items())

@@ -25,7 +25,7 @@ from state.settings import Settings
 
 LOCAL_OWNER = "local"
 # Read by probes, scrapers and people who have no key yet; none of these names a job or a blob.
-OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/criteria"})
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/criteria", "/targets"})
 
 # A key's name becomes part of Redis keys and log lines.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")

@@ -23,7 +23,7 @@ from service.extras import EMBEDDED, STATE, MissingExtraError, require
 from service.fetch_command import fetch
 from service.inspect_command import inspect
 from service.prune_command import UsageError, prune
-from service.summary import criteria_text, job_lines
+from service.summary import criteria_text, job_lines, targets_text
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
 # What service/auth.py reads; a bare install cannot import it.
@@ -84,6 +84,7 @@ def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     for command in (jobs, cancel, fetched):
         _add_server(command, environ)
     _command(commands, "criteria", list_criteria, "Explain the pruning criteria and their options.")
+    _command(commands, "targets", list_targets, "List the devices that options.target knows.")
     rebuild = _command(
         commands,
         "rebuild-index",
@@ -225,6 +226,11 @@ def cancel_job(arguments: argparse.Namespace) -> int:
 
 def list_criteria(_: argparse.Namespace) -> int:
     print(criteria_text(min(shutil.get_terminal_size().columns, 100)))
+    return DONE
+
+
+def list_targets(_: argparse.Namespace) -> int:
+    print(targets_text(min(shutil.get_terminal_size().columns, 100)))
     return DONE
 
 

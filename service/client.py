@@ -17,6 +17,7 @@ from uuid import uuid4
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from schemas.device import DeviceProfile, TargetList
 from schemas.errors import EspalierError, Failure, nearest
 from schemas.files import ResultFile, ResultFiles
 from schemas.inspection import Inspection
@@ -120,6 +121,10 @@ class Client:
     def jobs(self, *, limit: int = 20, cursor: str | None = None) -> JobPage:
         params = {"limit": str(limit)} | ({"cursor": cursor} if cursor else {})
         return _parse(JobPage, self._checked(lambda: self._http.get("/jobs", params=params)))
+
+    def targets(self) -> tuple[DeviceProfile, ...]:
+        """The devices that `options.target` knows."""
+        return _parse(TargetList, self._checked(lambda: self._http.get("/targets"))).targets
 
     def cancel(self, job_id: str) -> Job:
         return _parse(Job, self._checked(lambda: self._http.post(f"/jobs/{job_id}/cancel")))

@@ -1,6 +1,6 @@
 """What a finished job did, as a few lines of text for a terminal or a build log.
 
-In: a `Report`, a `Job` list or the criteria. Out: text. Nothing is refused.
+In: a `Report`, a `Job` list, the criteria or the devices. Out: text. Nothing is refused.
 """
 
 import json
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from schemas.criteria import CRITERIA, CriterionBase
+from schemas.device import TARGETS, DeviceProfile, Devices
 from schemas.inspection import Inspection
 from schemas.job import Job
 from schemas.report import Report, Score, Side
@@ -26,10 +27,29 @@ def report_table(report: Report) -> str:
         f"exactness: {'passed' if proof.passed else 'FAILED'}, largest relative difference "
         f"{proof.max_relative_difference:.2g} (tolerance {proof.tolerance:.0e}, {proof.samples} samples)",
     ]
+    lines += _devices(report.devices)
     lines += [f"warning: {warning}" for warning in report.warnings]
     if report.verdict.met:
         return "\n".join([*lines, "verdict: the constraints hold"])
     return "\n".join([*lines, *(f"verdict: NOT met: {sentence}" for sentence in report.verdict.broken)])
+
+
+def _devices(devices: Devices) -> list[str]:
+    """The device that was asked for, and how many others the result fits."""
+    holding = [one.device for one in devices.profiles if one.after.fits]
+    lines = [f"fits: {', '.join(holding) or 'no known device'} (weights and activations, without the program)"]
+    if devices.target is None:
+        return lines
+    target = devices.target
+    lines.append(f"target {target.device}: {'fits' if target.after.fits else 'does NOT fit'}")
+    lines += [f"  {why}" for why in target.after.why]
+    lines += [f"  {one.operator} is not supported: {one.reason}" for one in target.operators if not one.supported]
+    speeds = zip(target.before.speed, target.after.speed, strict=True)
+    lines += [
+        f"  {old.arithmetic}: about {old.milliseconds:.3g} ms before, {new.milliseconds:.3g} ms after (estimate)"
+        for old, new in speeds
+    ]
+    return lines
 
 
 def _sizes(before: Side, after: Side) -> list[tuple[str, ...]]:
@@ -148,6 +168,22 @@ def _criterion(name: str, criterion: type[CriterionBase], width: int) -> str:
     ]
     lines = [name, *(_indented(fact, 2, width) for fact in facts), "  Options:"]
     return "\n".join([*lines, *(_indented(option, 4, width) for option in options)])
+
+
+def targets_text(width: int) -> str:
+    return "\n\n".join(_target(one, width) for one in TARGETS.values())
+
+
+def _target(device: DeviceProfile, width: int) -> str:
+    flash = "external storage" if device.flash_bytes is None else f"{device.flash_bytes:,} bytes of flash"
+    rates = device.macs_per_cycle
+    facts = (
+        f"{device.part}: {device.core}, {device.clock_hz / 1e6:g} MHz, {flash}, {device.ram_bytes:,} bytes of RAM",
+        f"MACs a cycle: {rates.fp32:g} in fp32, {rates.int8:g} in int8. {device.macs_per_cycle_basis}",
+        *device.notes,
+        f"Source: {device.source}",
+    )
+    return "\n".join([device.name, *(_indented(fact, 2, width) for fact in facts)])
 
 
 def _indented(text: str, columns: int, width: int) -> str:

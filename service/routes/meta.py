@@ -1,5 +1,5 @@
 """What the service says of itself: whether it lives, whether it is ready, its figures, its criteria, its
-documentation.
+devices, its documentation.
 
 In: nothing. Out: documents. Nothing is refused; all of it is open to callers without a key and names neither jobs nor
 owners.
@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from schemas.criteria import CRITERIA
+from schemas.device import TARGETS, TargetList
 from schemas.errors import EspalierError
 from service.context import Here
 from service.describe import CriterionDoc, describe
@@ -114,6 +115,12 @@ def metrics(service: Here) -> Response:
 async def criteria() -> CriteriaDoc:
     """Everything there is to know before choosing one."""
     return CriteriaDoc(criteria=tuple(describe(name, one) for name, one in CRITERIA.items()))
+
+
+@router.get("/targets", response_model=TargetList, summary="The devices that `options.target` knows")
+async def targets() -> TargetList:
+    """Memories, clock, rates, and the document that each figure is from."""
+    return TargetList(targets=tuple(TARGETS.values()))
 
 
 @router.get("/docs", include_in_schema=False)

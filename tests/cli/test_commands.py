@@ -9,7 +9,7 @@ import pytest
 
 from service.cli import build_parser, main
 
-COMMANDS = ["prune", "inspect", "serve", "jobs", "cancel", "criteria", "rebuild-index", "keys"]
+COMMANDS = ["prune", "inspect", "serve", "jobs", "cancel", "criteria", "targets", "rebuild-index", "keys"]
 # What the bare install does not have.
 EXTRAS = [
     "torch",
@@ -108,7 +108,9 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     )
 
 
-@pytest.mark.parametrize("command", [["criteria"], ["--version"], ["keys", "new", "me"], ["prune", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["criteria"], ["targets"], ["--version"], ["keys", "new", "me"], ["prune", "--help"]]
+)
 def test_the_bare_install_can(command: list[str]) -> None:
     assert 0 == bare(*command).returncode
 

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from schemas.device import TARGETS
 from schemas.job import Progress
 from service.files import replacing
 from service.progress import ProgressLine
-from service.summary import criteria_text
+from service.summary import criteria_text, targets_text
 
 
 class Terminal(io.StringIO):
@@ -58,6 +59,13 @@ def test_criteria_fit_the_width_and_name_every_option() -> None:
     assert "criterion.angle_deg = 15.0:" in text
     assert 'criterion.of = "units":' in text
     assert max(len(line) for line in criteria_text(100).splitlines()) > 70
+
+
+def test_devices_fit_the_width_and_name_their_source() -> None:
+    text = targets_text(70)
+    assert max(len(line) for line in text.splitlines()) <= 70
+    assert {name for name in TARGETS if f"\n{name}\n" in f"\n{text}"} == set(TARGETS)
+    assert len(TARGETS) == text.count("  Source: ")
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:

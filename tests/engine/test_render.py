@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from schemas.device import DeviceFit, Devices, Fit, OperatorSupport, Speed, TargetFit
 from schemas.job import Verdict
 from schemas.report import (
     BinaryScore,
@@ -63,6 +64,22 @@ def classification(wrong: int, classes: int = 4) -> ClassificationScore:
     )
 
 
+def fits(nodes: tuple[OperatorSupport, ...], *, holds: bool = False) -> Devices:
+    """Two devices; the one that was asked for is too small, before and after or only before."""
+    speed = (Speed(arithmetic="fp32", cycles=240_000_000, milliseconds=1333.3),)
+    small = Fit(fits=False, why=("9,875,712 bytes too few",), speed=speed)
+    large = Fit(fits=True, why=(), speed=speed)
+    after = large if holds else small
+    target = TargetFit(
+        device="stm32f4", before=small, after=after, flash_bytes=524_288, ram_bytes=131_072, operators=nodes
+    )
+    pairs = (("stm32f4", small, after), ("raspberry-pi-5", large, large))
+    return Devices(
+        target=target,
+        profiles=tuple(DeviceFit(device=name, before=before, after=then) for name, before, then in pairs),
+    )
+
+
 def report(
     name: str = "features/conv_1",
     *,
@@ -96,7 +113,12 @@ def report(
         pairs=pairs,
     )
     refusal = Refusal(where=name, reason="operator_unknown", message=f"{name} is not known", parameters=1234)
+    nodes = (
+        OperatorSupport(operator=name, nodes=2, supported=False, reason=f"{name} is unknown there"),
+        OperatorSupport(operator="Conv", nodes=2, supported=True, reason=""),
+    )
     return Report(
+        devices=fits(nodes),
         options=options or parse_options({"criterion": {"name": "distinctiveness", "angle_deg": 20}}),
         verdict=Verdict(met=not broken, broken=broken),
         before=side(1, before),
@@ -318,3 +340,18 @@ def test_unstructured_pruning_speaks_of_weights():
 )
 def test_numbers_for_people(text, want):
     assert want == text
+
+
+def test_devices_are_told_in_words() -> None:
+    page, short = render_html(report()), render_markdown(report())
+    for text in (page, short):
+        assert "9,875,712 bytes too few" in text
+        assert "1.33 s" in text
+        assert "is unknown there" in text
+    assert "512 KiB flash" in page
+    assert "1 of 2 hold it" in short
+    one = report()
+    assert one.devices.target is not None
+    good = one.model_copy(update={"devices": fits((), holds=True)})
+    assert "the uploaded model did not" in render_html(good)
+    assert "2 of 2 hold it" in render_markdown(good)

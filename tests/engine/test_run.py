@@ -203,6 +203,11 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "constraints.max_macs": (HALF, {**HALF, "constraints": {"max_macs": 10}}),
     "constraints.max_peak_ram_bytes": (HALF, {**HALF, "constraints": {"max_peak_ram_bytes": 10}}),
     "constraints.max_latency_ms": (HALF, {**HALF, "constraints": {"max_latency_ms": 1e-9}}),
+    "constraints.fits_target": (
+        {**HALF, "target": {"flash_bytes": 10, "ram_bytes": 10}},
+        {**HALF, "target": {"flash_bytes": 10, "ram_bytes": 10}, "constraints": {"fits_target": True}},
+    ),
+    "target": ({**HALF, "target": "stm32f4"}, {**HALF, "target": "rp2040"}),
     "seed": (WIDE, {**WIDE, "seed": 5}),
 }  # fmt: skip
 
@@ -228,6 +233,7 @@ def outcome(report: Report) -> object:
         report.after.accuracy,
         broken,
         [pair for group in report.groups for pair in group.pairs],
+        report.devices.target,
     )
 
 

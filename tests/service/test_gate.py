@@ -63,7 +63,7 @@ def test_anything_else_does_not(serve: Serve, keys: Path, headers: dict[str, str
     )
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/criteria"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics", "/docs", "/openapi.json", "/criteria", "/targets"])
 def test_some_paths_are_open(serve: Serve, keys: Path, path: str) -> None:
     assert 401 != serve(api_keys_file=keys).client.get(path).status_code
 

@@ -10,6 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from schemas.criteria import CRITERIA
+from schemas.device import TARGETS
 from schemas.errors import FAILURES
 from service.app import create_app
 from state.records import WorkerInfo
@@ -128,6 +129,12 @@ def test_metrics_without_redis(own_redis: RedisServer, serve: Serve) -> None:
     api = serve(redis_url=own_redis.url)
     own_redis.kill()
     assert 0 == figures(api)["espalier_state_up", frozenset()]
+
+
+def test_every_device_is_listed_with_its_source(api: Api) -> None:
+    told = api.client.get("/targets").json()["targets"]
+    assert [one.model_dump(mode="json") for one in TARGETS.values()] == told
+    assert all(one["source"] and one["macs_per_cycle_basis"] and one["part"] for one in told)
 
 
 def test_every_parameter_of_every_criterion_is_documented(api: Api) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from schemas.device import Devices
 from schemas.errors import EspalierError
 from schemas.job import Progress, Verdict
 from schemas.report import Coverage, DataUse, Exactness, Provenance, Report, Side
@@ -199,6 +200,7 @@ def report(artifact_sha256: str) -> Report:
         accuracy=None,
     )
     return Report(
+        devices=Devices(target=None, profiles=()),
         options=PruneRequest(),
         verdict=Verdict(met=True),
         before=side,

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from schemas.criteria import Distinctiveness
+from schemas.device import TargetFit
 from schemas.job import Verdict
 from schemas.report import (
     DataUse,
@@ -26,7 +27,7 @@ from schemas.report import (
     StageTiming,
 )
 from schemas.request import Constraints
-from worker.engine import arena, cost
+from worker.engine import arena, cost, devices
 from worker.engine.axes import Group
 from worker.engine.compensate import Done
 from worker.engine.coverage import coverage, refusals
@@ -73,12 +74,14 @@ def assemble(
             judged.after,
         ),
     )
+    where = devices.devices(subject.request.target, subject.graph, *sides)
     return Report(
         options=subject.request,
-        verdict=verdict(subject.request.constraints, *sides),
+        verdict=verdict(subject.request.constraints, *sides, where.target),
         before=sides[0],
         after=sides[1],
         exactness=judged.proof,
+        devices=where,
         layers=tuple(_layers(subject, work, whole, after)),
         groups=tuple(_groups(subject, work)),
         refusals=tuple(_refusals(subject, work)),
@@ -223,7 +226,7 @@ def _provenance(subject: Subject, work: Work, threads: int) -> Provenance:
     )
 
 
-def verdict(constraints: Constraints, before: Side, after: Side) -> Verdict:
+def verdict(constraints: Constraints, before: Side, after: Side, target: TargetFit | None) -> Verdict:
     """Whether each constraint that was given holds, and by how much it does not."""
     limits = (
         ("max_file_bytes", constraints.max_file_bytes, after.file_bytes),
@@ -245,4 +248,12 @@ def verdict(constraints: Constraints, before: Side, after: Side) -> Verdict:
                 broken.append(f"max_accuracy_drop: {fall:.4f} is more than {drop:g}")
             if least is not None and after.accuracy.score < least:
                 broken.append(f"min_accuracy: {after.accuracy.score:.4f} is less than {least:g}")
+    if constraints.fits_target:
+        assert target is not None, "the request's validator asks for one"
+        broken += [f"fits_target: {target.device}: {why}" for why in target.after.why]
+        broken += [
+            f"fits_target: {target.device} does not run {one.operator}: {one.reason}"
+            for one in target.operators
+            if not one.supported
+        ]
     return Verdict(met=not broken, broken=tuple(broken))

@@ -15,7 +15,9 @@ from worker.engine.render import numbers
 from worker.engine.render.view import view
 
 HERE = Path(__file__).parent
-SOURCES = {name: (HERE / name).read_text(encoding="utf-8") for name in ("report.html.j2", "report.css")}
+SOURCES = {
+    name: (HERE / name).read_text(encoding="utf-8") for name in ("report.html.j2", "devices.html.j2", "report.css")
+}
 ENVIRONMENT = Environment(
     loader=DictLoader(SOURCES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
 )

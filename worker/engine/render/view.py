@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from schemas.report import Report
 from worker.engine.render import numbers
+from worker.engine.render.devices import DeviceRow, TargetView, device_rows, target_view
 from worker.engine.render.measures import Measure, measures
 from worker.engine.render.rows import (
     CLASSES_SHOWN,
@@ -44,6 +45,8 @@ class View:
     classes_left_out: int
     heats: tuple[Heat, ...]
     reasons: tuple[Reason, ...]
+    target: TargetView | None
+    devices: tuple[DeviceRow, ...]
     seconds: float
 
     @property
@@ -74,6 +77,8 @@ def view(report: Report) -> View:
         classes_left_out=max(0, len(classes) - CLASSES_SHOWN),
         heats=heats(report.before.accuracy, report.after.accuracy),
         reasons=reason_rows(report.refusals),
+        target=target_view(report) if report.devices.target else None,
+        devices=device_rows(report.devices),
         seconds=sum(timing.seconds for timing in report.timings),
     )
 

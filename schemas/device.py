@@ -1,0 +1,152 @@
+"""Devices to prune for, and what a report says of each: does the model fit, how fast might it be, what is in the way.
+
+In: devices.toml, which lies beside this file and is read once, on import. Out: `TARGETS`, and the parts of a report.
+Refused: a name that is not there (`target_named`), saying which is near.
+"""
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from schemas.errors import nearest
+
+Positive = Annotated[int, Field(gt=0)]
+PositiveRate = Annotated[float, Field(gt=0)]
+
+
+class DevicePart(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Rates(DevicePart):
+    """Multiply-accumulates that a device sustains in one cycle."""
+
+    fp32: PositiveRate
+    int8: PositiveRate
+
+
+class Runtime(DevicePart):
+    """How a model runs on a kind of device, and which operators that excludes."""
+
+    title: str
+    cannot: dict[str, str] = Field(description="Operators that it does not run, and why.")
+    accelerates: tuple[str, ...] = Field(default=(), description="Operators that an accelerator takes over, as int8.")
+    accelerates_source: str = ""
+
+
+class DeviceProfile(DevicePart):
+    """One device. `flash_bytes` is null where storage is external."""
+
+    name: str
+    part: str = Field(description="The exact part that the figures are of.")
+    core: str
+    flash_bytes: Positive | None = None
+    ram_bytes: Positive = Field(description="What a program can use as one block.")
+    clock_hz: Positive
+    macs_per_cycle: Rates
+    macs_per_cycle_basis: str = Field(description="Where the rates come from, and which of them are estimates.")
+    runtime: str
+    notes: tuple[str, ...] = ()
+    source: str = Field(description="The document that the memories and the clock are from.")
+
+
+class TargetList(DevicePart):
+    """Every device, as GET /targets gives them."""
+
+    targets: tuple[DeviceProfile, ...]
+
+
+class CustomTarget(DevicePart):
+    """A device of one's own. Without a clock and a rate no time is estimated."""
+
+    flash_bytes: Positive
+    ram_bytes: Positive
+    clock_hz: Positive | None = None
+    macs_per_cycle: PositiveRate | None = Field(default=None, description="Multiply-accumulates a cycle, sustained.")
+
+
+# ---- in a report
+
+
+class Speed(DevicePart):
+    """An estimate: MACs over the rate of the device, without memory stalls and without other operators."""
+
+    arithmetic: Literal["fp32", "int8"]
+    cycles: int
+    milliseconds: float
+
+
+class Fit(DevicePart):
+    """One model on one device. The program itself, the stack and an operating system come on top of both memories."""
+
+    fits: bool
+    why: tuple[str, ...] = Field(description="What is missing, by how many bytes; empty where it fits.")
+    speed: tuple[Speed, ...] = Field(description="fp32, and int8 where the model is quantised.")
+
+
+class DeviceFit(DevicePart):
+    """Both models on one device."""
+
+    device: str
+    before: Fit
+    after: Fit
+
+
+class OperatorSupport(DevicePart):
+    operator: str
+    nodes: int
+    supported: bool
+    reason: str = Field(description="Why not, or what takes it over; empty where there is nothing to say.")
+
+
+class TargetFit(DeviceFit):
+    """The device that was asked for, with every operator of the model."""
+
+    flash_bytes: int | None
+    ram_bytes: int
+    operators: tuple[OperatorSupport, ...]
+
+
+class Devices(DevicePart):
+    """Where the models would run."""
+
+    target: TargetFit | None = Field(description="None where `options.target` names none.")
+    profiles: tuple[DeviceFit, ...] = Field(description="Every device of GET /targets.")
+
+
+# ---- the table
+
+
+class Catalogue(DevicePart):
+    """What devices.toml holds."""
+
+    runtimes: dict[str, Runtime]
+    targets: dict[str, DeviceProfile]
+
+
+def read(path: Path) -> Catalogue:
+    """The devices of a file; each table's key is the device's name."""
+    found = tomllib.loads(path.read_text(encoding="utf-8"))
+    catalogue = Catalogue(
+        runtimes=found["runtimes"],
+        targets={name: DeviceProfile(name=name, **table) for name, table in found["devices"].items()},
+    )
+    strangers = {one.runtime for one in catalogue.targets.values()} - set(catalogue.runtimes)
+    if strangers:
+        raise ValueError(f"{path.name}: no such runtime: {', '.join(sorted(strangers))}")
+    return catalogue
+
+
+# Read on import: a job's confined process opens nothing but its own files.
+CATALOGUE = read(Path(__file__).with_name("devices.toml"))
+TARGETS = CATALOGUE.targets
+RUNTIMES = CATALOGUE.runtimes
+
+
+def target_named(name: str) -> DeviceProfile:
+    """The profile of that name. Raises ValueError, naming the nearest."""
+    if name not in TARGETS:
+        raise ValueError(f"no device is called {name[:100]!r}; {nearest(name[:100], tuple(TARGETS))}")
+    return TARGETS[name]

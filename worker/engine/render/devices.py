@@ -1,0 +1,96 @@
+"""Devices as people read them: one row for each, a sentence for the one that was asked for.
+
+In: a report. Out: `DeviceRow`s and a `TargetView`.
+"""
+
+from dataclasses import dataclass
+
+from schemas.device import TARGETS, Devices, Fit, OperatorSupport
+from schemas.report import Report
+from worker.engine.render import numbers
+
+
+@dataclass(frozen=True)
+class DeviceRow:
+    name: str
+    part: str
+    core: str
+    flash: str
+    ram: str
+    before: Fit
+    after: Fit
+    time_before: str
+    time_after: str
+
+
+@dataclass(frozen=True)
+class TargetView:
+    """`obstacles`: operators of which there is something to say."""
+
+    name: str
+    fits: bool
+    sentence: str
+    obstacles: tuple[OperatorSupport, ...]
+
+
+def device_rows(devices: Devices) -> tuple[DeviceRow, ...]:
+    return tuple(
+        DeviceRow(
+            name=one.device,
+            part=TARGETS[one.device].part,
+            core=TARGETS[one.device].core,
+            flash=_memory(TARGETS[one.device].flash_bytes),
+            ram=_memory(TARGETS[one.device].ram_bytes),
+            before=one.before,
+            after=one.after,
+            time_before=_time(one.before),
+            time_after=_time(one.after),
+        )
+        for one in devices.profiles
+    )
+
+
+def target_view(report: Report) -> TargetView:
+    target = report.devices.target
+    assert target is not None, "the caller has looked"
+    missing = [one.operator for one in target.operators if not one.supported]
+    return TargetView(
+        name=target.device,
+        fits=target.after.fits and not missing,
+        sentence=_sentence(report, missing),
+        obstacles=tuple(one for one in target.operators if one.reason),
+    )
+
+
+def _sentence(report: Report, missing: list[str]) -> str:
+    target, side = report.devices.target, report.after
+    assert target is not None, "the caller has looked"
+    if target.after.fits:
+        became = "fits, and fitted before" if target.before.fits else "fits; the uploaded model did not"
+    else:
+        became = f"does not fit ({'; '.join(target.after.why)})"
+    flash = _memory(target.flash_bytes)
+    text = (
+        f"{became}. Weights take {numbers.size(side.flash_bytes)} of {flash} flash, activations "
+        f"{numbers.size(side.peak_ram_bytes)} of {_memory(target.ram_bytes)} RAM."
+    )
+    if missing:
+        text += f" Not supported there: {', '.join(missing)}."
+    if target.after.speed:
+        text += f" Estimated time: {_time(target.before)} before, {_time(target.after)} after."
+    return text
+
+
+def _memory(size: int | None) -> str:
+    """In the units of data sheets: 524288 -> 512 KiB."""
+    if size is None:
+        return "external"
+    for step, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size >= step:
+            return f"{size / step:.4g} {unit}"
+    return f"{size} B"
+
+
+def _time(fit: Fit) -> str:
+    """The estimate in the arithmetic that the model is in: int8 where there is one."""
+    return numbers.milliseconds(fit.speed[-1].milliseconds) if fit.speed else "–"
