@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 from schemas.errors import EspalierError
 from schemas.report import ClassificationScore
 from worker.engine.data import Samples
-from worker.engine.evaluate import Task, fixed_batch, judge, latency_ms, outputs, runtime, score, session
+from worker.engine.evaluate import Task, fixed_batch, judge, latency_ms, outputs, score, session
 
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
 
@@ -131,12 +131,3 @@ def test_latency_is_the_median_within_its_budget():
     assert latency_ms(runs, samples(1), budget_seconds=0.3, clock=clock) == pytest.approx(10)
     assert next(ticks) < 60
     assert latency_ms(runs, samples(1)) > 0
-
-
-def test_a_large_model_is_read_from_a_file_and_answers_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    given = samples(5)
-    small = outputs(session(model()), given, None, ["y"])
-    monkeypatch.setattr(runtime, "LARGE_BYTES", 10)
-    large = session(model())
-    np.testing.assert_array_equal(small["y"], outputs(large, given, None, ["y"])["y"])
-    assert large._model_bytes is None

@@ -6,7 +6,7 @@ the names that these had. Left as it is: what is quantised, random, an output of
 what would hold a weight twice because somebody reads the original too; and whatever would make the file much larger.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
 
@@ -18,6 +18,7 @@ from worker.engine.execute import hold, to_numpy
 from worker.engine.graph import Array, Graph, Op, freeze
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import NoTorchForm
+from worker.engine.shelf import Shelf
 
 MOVES = ("Identity", "Reshape", "Flatten", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Split", "Gather", "Concat")
 GROWS = ("ConstantOfShape", "Expand", "Tile")
@@ -52,18 +53,19 @@ class _Folded:
     """`results` by name, `twins` from the name of a value to the equal one that stands for it."""
 
     left: int  # bytes that may still be made
+    shelf: Shelf
     results: dict[str, Array] = field(default_factory=dict)
     twins: dict[str, str] = field(default_factory=dict)
     made: dict[tuple[object, ...], tuple[str, ...]] = field(default_factory=dict)
     ops: list[Op] = field(default_factory=list)
 
 
-def fold_constants(model: ir.Model, left: int | None = None) -> int:
+def fold_constants(model: ir.Model, shelf: Shelf, left: int | None = None) -> int:
     """Replace, in place. `left` and what is returned are the bytes that may still be made."""
     graph = freeze(model)
     if left is None:
         left = max(AT_LEAST_BYTES, AT_MOST_TIMES * sum(array.nbytes for array in graph.constants.values()))
-    folded = _Folded(left)
+    folded = _Folded(left, shelf)
     for op in graph.ops:
         _fold(graph, op, folded)
     if folded.ops:
@@ -86,7 +88,7 @@ def _fold(graph: Graph, op: Op, folded: _Folded) -> None:
     if results is None:
         return
     folded.left -= sum(array.nbytes for array in results)
-    folded.results |= dict(zip(op.outputs, results, strict=True))
+    folded.results |= dict(zip(op.outputs, map(folded.shelf.keep, results), strict=True))
     folded.made[key] = op.outputs
     folded.ops.append(op)
 
@@ -167,7 +169,7 @@ def _replace(graph: ir.Graph, folded: _Folded) -> None:
         for value in op.node.outputs:
             name = folded.twins.get(str(value.name), str(value.name))
             if value.uses():
-                value.replace_all_uses_with(values.setdefault(name, _constant(name, folded.results)))
+                value.replace_all_uses_with(values.setdefault(name, _constant(name, folded)))
         read = [value for value in op.node.inputs if value is not None]
         graph.remove(op.node, safe=True)
         for value in read:
@@ -177,8 +179,7 @@ def _replace(graph: ir.Graph, folded: _Folded) -> None:
         graph.register_initializer(value)
 
 
-def _constant(name: str, results: Mapping[str, Array]) -> ir.Value:
-    tensor = ir.tensor(results[name], name=name)
-    return ir.Value(
-        name=name, shape=ir.Shape(results[name].shape), type=ir.TensorType(tensor.dtype), const_value=tensor
-    )
+def _constant(name: str, folded: _Folded) -> ir.Value:
+    array = folded.results[name]
+    tensor = folded.shelf.tensor(name, array)
+    return ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)

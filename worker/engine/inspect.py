@@ -24,18 +24,20 @@ from worker.engine.prepare import Prepared, prepare
 from worker.engine.render import render_inspection_html, render_inspection_markdown
 from worker.engine.report import VERSIONS
 from worker.engine.select import group_in_scope
+from worker.engine.shelf import Shelf
 from worker.engine.stages import Emit, Inputs, Limits, Stages
 
 
 def inspect(request: InspectRequest, inputs: Inputs, workdir: Path, limits: Limits, emit: Emit) -> Inspection:
     """Look at the model and leave the three files in the work folder."""
-    stage = Stages(emit)
-    ready = prepare(request, inputs, workdir, limits, stage)
-    with stage("report", "writing the report"):
-        found = _assemble(request, inputs, ready, stage)
-        (workdir / "report.json").write_text(found.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
-        (workdir / "report.html").write_text(render_inspection_html(found), encoding="utf-8")
-        (workdir / "report.md").write_text(render_inspection_markdown(found), encoding="utf-8")
+    with Shelf.inside(workdir) as shelf:
+        stage = Stages(emit, shelf.release)
+        ready = prepare(request, inputs, workdir, limits, stage, shelf)
+        with stage("report", "writing the report"):
+            found = _assemble(request, inputs, ready, stage)
+            (workdir / "report.json").write_text(found.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
+            (workdir / "report.html").write_text(render_inspection_html(found), encoding="utf-8")
+            (workdir / "report.md").write_text(render_inspection_markdown(found), encoding="utf-8")
     emit(Progress(stage="report", fraction=1.0, message="done"))
     return found
 

@@ -1,8 +1,8 @@
 """The uploaded file becomes a normalised ONNX model.
 
-In: the model file and the files of its external data. Out: `Loaded`: an `onnx_ir.Model` in which constants are
-initializers, small shared initializers are separate, and functions are inlined. Refused: everything that is not a
-valid ONNX model, with the recipe to make one; no path named inside a model is ever opened.
+In: the model file, the files of its external data, and a shelf for what is large. Out: `Loaded`: an `onnx_ir.Model` in
+which constants are initializers, small shared initializers are separate, and functions are inlined. Refused: everything
+that is not a valid ONNX model, with the recipe to make one; no path named inside a model is ever opened.
 """
 
 import hashlib
@@ -10,43 +10,44 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
 from google.protobuf.message import DecodeError
-from onnx.external_data_helper import uses_external_data
 
 from schemas.errors import EspalierError
 from worker.engine.expands import settle_expands
+from worker.engine.external import bring_inside, tensors
 from worker.engine.fold import fold_constants
 from worker.engine.formats import refuse_foreign
+from worker.engine.outline import read_model
 from worker.engine.settled import open_products, settle_sizes
+from worker.engine.shelf import IN_MEMORY, Place, Shelf, place_of
 from worker.engine.states import drop_zero_states
 
-MOST_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit, and room for the masks of the proof
+MOST_BYTES = (1 << 31) - (1 << 24)  # protobuf's limit, and room for what the artifact says of itself
 SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
 
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """`proto` is the model as uploaded, external data included; `model` is the normalised one."""
+    """`proto` is the model as uploaded, its large tensors on the shelf; `model` is the normalised one."""
 
     proto: onnx.ModelProto
     model: ir.Model
     copies: Mapping[str, str]  # initializers made by un-sharing -> the one they were
     file_bytes: int
     gzip_bytes: int
+    shelf: Shelf
 
 
-def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loaded:
+def load(path: Path, external: Mapping[str, Path], name: str = "model", shelf: Shelf = IN_MEMORY) -> Loaded:
     """Read, check and normalise a model. `name` is what people call the file."""
     refuse_foreign(path, name)
     _check_size((path, *external.values()), name)
-    proto = onnx.ModelProto()
     try:
-        proto.ParseFromString(path.read_bytes())
+        proto = read_model(path, shelf)
     except DecodeError:
         raise EspalierError(
             "model_unreadable",
@@ -55,11 +56,11 @@ def load(path: Path, external: Mapping[str, Path], name: str = "model") -> Loade
         ) from None
     if not proto.HasField("graph") or not proto.graph.node or not proto.ir_version:
         raise EspalierError("model_unreadable", "the file holds no ONNX graph", where=name)
-    _embed_external(proto, external, name)
-    _check(proto, name)
-    model, copies = _normalise(proto)
+    bring_inside(proto, external, shelf, name)
+    _check(proto, shelf, name)
+    model, copies = _normalise(proto, shelf)
     files = (path, *external.values())
-    return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files)))
+    return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files)), shelf)
 
 
 def _check_size(files: Iterable[Path], name: str) -> None:
@@ -72,78 +73,19 @@ def _check_size(files: Iterable[Path], name: str) -> None:
 
 
 def gzip_bytes(path: Path) -> int:
-    with path.open("rb") as file:
-        return packed_size(iter(lambda: file.read(1 << 20), b""))
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def packed_size(chunks: Iterable[bytes]) -> int:
     """Bytes after gzip, which is how firmware images travel."""
     packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    return sum(len(packer.compress(chunk)) for chunk in chunks) + len(packer.flush())
+    with path.open("rb") as file:
+        packed = sum(len(packer.compress(chunk)) for chunk in iter(lambda: file.read(1 << 20), b""))
+    return packed + len(packer.flush())
 
 
-def tensors(message: Any) -> "list[onnx.TensorProto]":
-    """Every tensor of a model, in subgraphs, attributes and functions too."""
-    found: list[onnx.TensorProto] = []
-    graphs = [message.graph]
-    nodes = [node for function in message.functions for node in function.node]
-    while graphs or nodes:
-        if graphs:
-            graph = graphs.pop()
-            found += graph.initializer
-            found += [part for sparse in graph.sparse_initializer for part in (sparse.values, sparse.indices)]
-            nodes += graph.node
-            continue
-        for attr in nodes.pop().attribute:
-            found += [attr.t] if attr.HasField("t") else []
-            found += attr.tensors
-            graphs += [attr.g] if attr.HasField("g") else []
-            graphs += attr.graphs
-    return found
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _embed_external(proto: onnx.ModelProto, external: Mapping[str, Path], name: str) -> None:
-    """Bring external tensors inside. Locations are keys of `external`, never paths."""
-    outside = [tensor for tensor in tensors(proto) if uses_external_data(tensor)]
-    missing = sorted({_location(tensor) for tensor in outside} - set(external))
-    if missing:
-        raise EspalierError(
-            "model_external_data_missing",
-            f"tensors live in files that were not sent: {', '.join(missing[:5])}",
-            where=name,
-        )
-    for tensor in outside:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        where = f"{name}: tensor {tensor.name!r}"
-        try:
-            offset, length = int(entries.get("offset", 0)), int(entries.get("length", 0) or 0)
-        except ValueError:
-            raise EspalierError(
-                "model_invalid", "offset or length of its external data is no number", where=where
-            ) from None
-        path = external[_location(tensor)]
-        size = path.stat().st_size
-        length = length or size - offset
-        if offset < 0 or length < 0 or offset + length > size:
-            raise EspalierError(
-                "model_invalid", f"it wants bytes {offset} to {offset + length} of a file of {size}", where=where
-            )
-        with path.open("rb") as file:
-            file.seek(offset)
-            tensor.raw_data = file.read(length)
-        tensor.ClearField("external_data")
-        tensor.data_location = onnx.TensorProto.DEFAULT
-
-
-def _location(tensor: onnx.TensorProto) -> str:
-    return next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-
-
-def _check(proto: onnx.ModelProto, name: str) -> None:
+def _check(proto: onnx.ModelProto, shelf: Shelf, name: str) -> None:
     if proto.graph.sparse_initializer:
         raise EspalierError(
             "model_format_unsupported",
@@ -152,7 +94,8 @@ def _check(proto: onnx.ModelProto, name: str) -> None:
             hint="Store them densely; sparsity compresses as well with gzip.",
         )
     try:
-        onnx.checker.check_model(proto)
+        outside = any(map(place_of, tensors(proto)))
+        onnx.checker.check_model(shelf.save(proto, "checked.onnx") if outside else proto)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise EspalierError("model_invalid", _first_lines(str(error)), where=name) from None
 
@@ -161,21 +104,39 @@ def _first_lines(text: str, limit: int = 400) -> str:
     return " ".join(text.split())[:limit]
 
 
-def _normalise(proto: onnx.ModelProto) -> tuple[ir.Model, dict[str, str]]:
+def _normalise(proto: onnx.ModelProto, shelf: Shelf) -> tuple[ir.Model, dict[str, str]]:
     model = ir.from_proto(proto)
+    _look_up(model.graph, shelf)
     if model.functions:
         model = passes.InlinePass()(model).model
     model = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).model
     model = passes.RemoveInitializersFromInputsPass()(model).model
     settle_sizes(model)
-    left = fold_constants(model)
+    left = fold_constants(model, shelf)
     if settle_expands(model):
-        fold_constants(model, left)
+        fold_constants(model, shelf, left)
     open_products(model)
     drop_zero_states(model)
     copies = _unshare(model.graph)
     _forward_constant_identities(model.graph)
     return model, copies
+
+
+def _look_up(graph: ir.Graph, shelf: Shelf) -> None:
+    """Give every tensor that names a place on the shelf its numbers."""
+
+    def found(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+        shape = tuple(int(dim) for dim in tensor.shape.numpy())
+        place = Place(str(tensor.location), int(tensor.offset or 0), int(tensor.length or 0))
+        return shelf.tensor(tensor.name, shelf.view(place, tensor.dtype.numpy(), shape), tensor.dtype)
+
+    for value in graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = found(value.const_value)
+    for node in graph:
+        for name, attr in list(node.attributes.items()):
+            if attr.type == ir.AttributeType.TENSOR and isinstance(tensor := attr.as_tensor(), ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, found(tensor))
 
 
 def _unshare(graph: ir.Graph) -> dict[str, str]:

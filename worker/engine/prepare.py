@@ -20,6 +20,7 @@ from worker.engine.graph import Graph, freeze
 from worker.engine.load import Loaded, gzip_bytes, load
 from worker.engine.observe import see
 from worker.engine.probe import input_specs, probe_samples
+from worker.engine.shelf import Shelf
 from worker.engine.stages import InputFile, Inputs, Limits, Stages
 
 
@@ -34,14 +35,17 @@ class Prepared:
     executor: Executor
     analysis: Analysis
     device: Literal["cpu", "cuda"]
+    folder: Path
 
 
-def prepare(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, stage: Stages) -> Prepared:
+def prepare(
+    request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, stage: Stages, shelf: Shelf
+) -> Prepared:
     """Load, read, analyse."""
     torch.set_num_threads(limits.threads)
     device = _device(request)
     with stage("load", f"reading {inputs.model.name}"):
-        loaded = _load(request, inputs, workdir, limits)
+        loaded = _load(request, inputs, workdir, limits, shelf)
         graph = freeze(loaded.model)
     with stage("data", "reading the data"):
         data = _read(request, inputs, graph, limits)
@@ -50,21 +54,22 @@ def prepare(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, 
         executor = Executor(graph, device)
         seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
         analysis = analyse(graph, seen, request.lossy)
-    return Prepared(loaded, graph, data, probe, executor, analysis, device)
+    return Prepared(loaded, graph, data, probe, executor, analysis, device, workdir)
 
 
-def _load(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits) -> Loaded:
+def _load(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, shelf: Shelf) -> Loaded:
     """The model; one that came as TorchScript as its ONNX export, whose size on disk stays the uploaded file's."""
     model = inputs.model
     if not torchscript.is_torchscript(model.path):
-        return load(model.path, {location: file.path for location, file in inputs.external.items()}, model.name)
+        external = {location: file.path for location, file in inputs.external.items()}
+        return load(model.path, external, model.name, shelf)
     if not limits.torchscript:
         raise torchscript.untrusted(model.name)
     calibration = inputs.calibration.path if inputs.calibration else None
     exported = torchscript.to_onnx(
         model.path, model.name, calibration, request.preprocess, limits.max_data_bytes, workdir
     )
-    loaded = load(exported, {}, model.name)
+    loaded = load(exported, {}, model.name, shelf)
     exported.unlink()
     return replace(loaded, file_bytes=model.bytes, gzip_bytes=gzip_bytes(model.path))
 

@@ -31,11 +31,13 @@ from worker.engine import arena, cost, devices
 from worker.engine.axes import Group
 from worker.engine.compensate import Done
 from worker.engine.coverage import coverage, refusals
+from worker.engine.external import tensors
 from worker.engine.graph import Array
-from worker.engine.load import packed_size, sha256, tensors
+from worker.engine.load import gzip_bytes, sha256
 from worker.engine.ops.rule import ShapeOf
 from worker.engine.select import in_scope
 from worker.engine.stages import Judged, Subject, Work
+from worker.engine.surgery import to_proto
 
 PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "scipy")
 # Read at import: a confined job can no longer read what the packages say of themselves.
@@ -67,9 +69,9 @@ def assemble(
         ),
         _side(
             subject,
-            onnx.ModelProto.FromString(work.artifact),
+            to_proto(work.model),
             after,
-            (len(work.artifact), packed_size([work.artifact])),
+            (work.artifact.stat().st_size, gzip_bytes(work.artifact)),
             judged.latency_after_ms,
             judged.after,
         ),
@@ -103,10 +105,10 @@ def _side(
 ) -> Side:
     quantised = {node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
     held = [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
-    weights = [onnx.numpy_helper.to_array(one) for one in held]
+    shelf = subject.loaded.shelf
     return Side(
-        parameters=sum(one.size for one in weights),
-        nonzero_parameters=sum(int(np.count_nonzero(one)) for one in weights),
+        parameters=sum(prod(one.dims) for one in held),
+        nonzero_parameters=sum(int(np.count_nonzero(shelf.array(one))) for one in held),
         macs=sum(cost.macs_by_op(subject.graph, shapes).values()),
         file_bytes=sizes[0],
         gzip_bytes=sizes[1],

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from schemas.criteria import Distinctiveness
@@ -25,10 +26,12 @@ from worker.engine.data import Samples
 from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph
 from worker.engine.observe import grams
+from worker.engine.outline import whole
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.render import render_html, render_markdown
 from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
+from worker.engine.shelf import Shelf
 from worker.engine.sparsify import sparsify
 from worker.engine.stages import Emit, InputFile, Inputs, Judged, Limits, Stages, Subject, Work
 
@@ -39,8 +42,15 @@ PROOF_SAMPLES = 256
 
 def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, emit: Emit) -> Report:
     """Run the job and leave its four files in the work folder."""
-    stage = Stages(emit)
-    ready = prepare(request, inputs, workdir, limits, stage)
+    with Shelf.inside(workdir) as shelf:
+        stage = Stages(emit, shelf.release)
+        ready = prepare(request, inputs, workdir, limits, stage, shelf)
+        report = _run(request, inputs, ready, limits, stage)
+    emit(Progress(stage="report", fraction=1.0, message="done"))
+    return report
+
+
+def _run(request: PruneRequest, inputs: Inputs, ready: Prepared, limits: Limits, stage: Stages) -> Report:
     subject = subject_of(request, inputs, ready)
     executor, data, probe = ready.executor, ready.data, ready.probe
     with stage("observe", "running the calibration data"):
@@ -51,15 +61,14 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
     judged = measure(subject, work, data.evaluation, probe, stage)
     with stage("report", "writing the report"):
         report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads)
-        _write(report, work, workdir)
-    emit(Progress(stage="report", fraction=1.0, message="done"))
+        _write(report, subject.folder)
     return report
 
 
 def subject_of(request: PruneRequest, inputs: Inputs, ready: Prepared) -> Subject:
     """The prepared model under a request's knife."""
     groups = _groups(request, ready.analysis)
-    return Subject(request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device)
+    return Subject(request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device, ready.folder)
 
 
 def remove(subject: Subject, evidence: Mapping[str, Evidence], stage: Stages) -> Work:
@@ -167,20 +176,24 @@ def _cut(
     passed: Mapping[str, str],
 ) -> Work:
     """Compensate on full width, then cut a clone. Unstructured criteria zero weights and cut nothing."""
-    request, graph, ties = subject.request, subject.graph, subject.analysis.ties
+    request, graph, ties, shelf = subject.request, subject.graph, subject.analysis.ties, subject.loaded.shelf
     done: dict[str, tuple[Done, ...]] = {}
     if request.criterion.prunes_weights():
         layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
         changed = sparsify(request, graph, layers)
     else:
         changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
+    changed = {name: shelf.keep(array) for name, array in changed.items()}
     gone = {name: tuple(sorted(step.unit for step in steps)) for name, steps in taken.items()}
     lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in gone.items()})
     after = cost.shapes_after(ties.seen, lost)
-    model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after)
+    model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after, shelf)
     surgery.share_again(model, subject.loaded.copies)
     surgery.stamp(model, request, subject.inputs.model.sha256)
-    return Work(changed, gone, done, passed, model, surgery.to_proto(model).SerializeToString(deterministic=True))
+    artifact = subject.folder / "artifact.onnx"
+    with artifact.open("wb") as file:
+        file.writelines(whole(surgery.to_proto(model), shelf))
+    return Work(changed, gone, done, passed, model, artifact)
 
 
 def _centre(request: PruneRequest) -> Centre:
@@ -190,22 +203,22 @@ def _centre(request: PruneRequest) -> Centre:
 
 def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
     """cut(M) against masked(M), both in onnxruntime; for zeroed weights, the artifact against the torch executor."""
-    graph = subject.graph
+    graph, shelf = subject.graph, subject.loaded.shelf
     names = surgery.comparable_outputs(graph)
     batch = graph.fixed_batch()
     feeds = evaluate.pad(samples, batch).rows(0, batch or samples.count).inputs
 
-    def run(model: bytes) -> list[Array]:
-        found = evaluate.session(model, threads=torch.get_num_threads()).run(list(names), dict(feeds))
+    def run(model: ir.Model) -> list[Array]:
+        path = shelf.save(surgery.to_proto(model, names), "proof.onnx")
+        found = evaluate.session(path, threads=torch.get_num_threads()).run(list(names), dict(feeds))
         return [np.asarray(one) for one in found]
 
-    cut = run(surgery.to_proto(work.model, names).SerializeToString())
-    dense = run(surgery.to_proto(subject.loaded.model, names).SerializeToString())
+    cut, dense = run(work.model), run(subject.loaded.model)
     if subject.request.criterion.prunes_weights():
         masked = _run_in_torch(graph, {**graph.constants, **work.changed}, feeds, names)
     else:
-        model = surgery.masked(subject.loaded.model, subject.analysis.ties, work.changed, subject.groups, work.gone)
-        masked = run(surgery.to_proto(model, names).SerializeToString())
+        model, ties, groups = subject.loaded.model, subject.analysis.ties, subject.groups
+        masked = run(surgery.masked(model, ties, work.changed, groups, work.gone, shelf))
     proof = verify.compare(names, cut, masked, dense, batch or samples.count)
     over_kept = surgery.kept_masks(subject.analysis.ties, subject.groups, work.gone)
     return proof.model_copy(update={"over_kept": tuple(graph.ops[index].name for index in over_kept)})
@@ -228,7 +241,7 @@ def _judge(subject: Subject, work: Work, proof: Exactness, samples: Samples | No
     """Accuracy and latency of the uploaded model and of the bytes that the caller will fetch."""
     batch = subject.graph.fixed_batch()
     one = evaluate.pad(probe.rows(0, 1), batch)
-    before = evaluate.session(subject.loaded.proto.SerializeToString())
+    before = evaluate.session(subject.loaded.shelf.save(subject.loaded.proto, "uploaded.onnx"))
     after = evaluate.session(work.artifact)
     scores: tuple[Score | None, Score | None] = None, None
     if samples is not None:
@@ -264,8 +277,7 @@ def _free_where_dynamic(seen: tuple[int, ...], declared: tuple[int | None, ...] 
     return tuple(size if fixed is not None else None for size, fixed in zip(seen[1:], declared[1:], strict=True))
 
 
-def _write(report: Report, work: Work, workdir: Path) -> None:
-    (workdir / "artifact.onnx").write_bytes(work.artifact)
+def _write(report: Report, workdir: Path) -> None:
     (workdir / "report.json").write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
     (workdir / "report.html").write_text(render_html(report), encoding="utf-8")
     (workdir / "report.md").write_text(render_markdown(report), encoding="utf-8")

@@ -63,7 +63,7 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The model under the knife. `groups` are those in scope."""
+    """The model under the knife. `groups` are those in scope, `folder` is where results go."""
 
     request: PruneRequest
     inputs: Inputs
@@ -72,19 +72,20 @@ class Subject:
     analysis: Analysis
     groups: tuple[Group, ...]
     device: Literal["cpu", "cuda"]
+    folder: Path
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
     """What was done to it. `changed` are constants at full width; `passed` are the groups that the criterion has no say
-    on, and why; `model` and `artifact` are the result."""
+    on, and why; `model` is the result, `artifact` its file."""
 
     changed: Mapping[str, Array]
     gone: Gone
     done: Mapping[str, tuple[Done, ...]]
     passed: Mapping[str, str]
     model: ir.Model
-    artifact: bytes
+    artifact: Path
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,10 @@ class Judged:
 
 @dataclass
 class Stages:
-    """Tells the caller where the job stands, and keeps the time of each stage."""
+    """Tells the caller where the job stands, and keeps the time of each stage. `settle` is called after each."""
 
     emit: Emit
+    settle: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.perf_counter
     timings: list[StageTiming] = field(default_factory=list)
     reached: float = 0.0
@@ -114,6 +116,7 @@ class Stages:
         self.emit(Progress(stage=name, fraction=self.reached, message=message))
         start = self.clock()
         yield
+        self.settle()
         self.timings.append(StageTiming(stage=name, seconds=self.clock() - start))
         self.reached = ENDS[name]
 

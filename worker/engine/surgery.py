@@ -20,6 +20,7 @@ from worker.engine.ops import RULES
 from worker.engine.ops.rule import Cut, ShapeOf
 from worker.engine.primitives import Primitives
 from worker.engine.quantised import unrounded
+from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Axis, Points, Ties
 
 # Outputs of these are compared before them: two near-equal inputs may give quite different outputs.
@@ -38,7 +39,12 @@ def indices_gone(groups: Iterable[Group], gone: Gone) -> dict[Axis, Points]:
 
 
 def cut(
-    model: ir.Model, ties: Ties, changed: Mapping[str, Array], gone: Mapping[Axis, Points], after: ShapeOf
+    model: ir.Model,
+    ties: Ties,
+    changed: Mapping[str, Array],
+    gone: Mapping[Axis, Points],
+    after: ShapeOf,
+    shelf: Shelf = IN_MEMORY,
 ) -> ir.Model:
     """The model without those indices; what depends on sizes (group, target shapes) follows."""
     graph = ties.graph
@@ -49,7 +55,7 @@ def cut(
             if (name, axis) in gone:
                 smaller = np.delete(smaller, gone[name, axis], axis=axis)
         if smaller is not array:
-            _set_constant(clone.graph, name, smaller)
+            _set_constant(clone.graph, name, smaller, shelf)
     for op, node in zip(graph.ops, list(clone.graph), strict=True):
         rule = RULES.get(op.key)
         if rule is None or op.outputs[0] in graph.static:
@@ -63,12 +69,19 @@ def cut(
     return clone
 
 
-def masked(model: ir.Model, ties: Ties, changed: Mapping[str, Array], groups: Iterable[Group], gone: Gone) -> ir.Model:
+def masked(
+    model: ir.Model,
+    ties: Ties,
+    changed: Mapping[str, Array],
+    groups: Iterable[Group],
+    gone: Gone,
+    shelf: Shelf = IN_MEMORY,
+) -> ir.Model:
     """The model at full width in which every reader of a removed unit reads zero, and statistics over units are those
     of the units that stay."""
     clone = model.clone()
     for name, array in changed.items():
-        _set_constant(clone.graph, name, array)
+        _set_constant(clone.graph, name, array, shelf)
     nodes = list(clone.graph)
     for (op_index, slot), mask in masks(ties, groups, gone).items():
         node = nodes[op_index]
@@ -183,9 +196,9 @@ def _constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     return value
 
 
-def _set_constant(graph: ir.Graph, name: str, array: Array) -> None:
+def _set_constant(graph: ir.Graph, name: str, array: Array, shelf: Shelf = IN_MEMORY) -> None:
     value = graph.initializers[name]
-    tensor = ir.tensor(array, dtype=value.dtype, name=name)
+    tensor = shelf.tensor(name, array, value.dtype)
     value.const_value = tensor
     value.shape = ir.Shape(array.shape)
 

@@ -7,7 +7,6 @@ model that onnxruntime cannot load or run, as `model_does_not_run` with onnxrunt
 
 import re
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +26,6 @@ Session: TypeAlias = ort.InferenceSession
 
 QUIET = 4  # fatal only: a warning about a user's model is not news to our stderr
 CHUNK_BYTES = 1 << 24
-LARGE_BYTES = 1 << 26
 CHUNK_ROWS = 256
 MESSAGE_CHARACTERS = 300
 RUN_FAILURES: tuple[type[BaseException], ...] = (
@@ -45,21 +43,11 @@ def session(model: bytes | Path, threads: int = 1) -> Session:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     try:
-        if isinstance(model, bytes) and len(model) > LARGE_BYTES:
-            return _from_file(model, options)
         return ort.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except RUN_FAILURES as error:
         raise run_failure(error, f"onnxruntime does not load it: {_shorten(error)}") from None
-
-
-def _from_file(model: bytes, options: ort.SessionOptions) -> Session:
-    """A session holds on to the bytes it was made from for as long as it lives; of a file it keeps only the name."""
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        file.write(model)
-        file.flush()
-        return ort.InferenceSession(file.name, options, providers=["CPUExecutionProvider"])
 
 
 def fixed_batch(model: Session) -> int | None:
