@@ -5,10 +5,12 @@ that has no torch form runs as a one-node onnxruntime session; one that onnxrunt
 eight or four bits, operators newer than it) in ONNX's own reference implementation. Half precision is computed in
 single. Refused: a node that none of them can run (`model_does_not_run`, naming the node) or that there is no memory
 for (`job_out_of_memory`); a gradient through one without torch form (`gradient_unavailable`).
+
+`part` walks some of the operators and may stand inside a transform of torch.func; what leaves torch there is `NoTrace`.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import TypeAlias
 
 import numpy as np
@@ -28,6 +30,14 @@ Held: TypeAlias = torch.Tensor | Array  # numpy for what torch has no type for (
 Visit: TypeAlias = Callable[[str, Held], None]
 NEWEST_IR = 13  # the newest container that onnxruntime reads; a single node needs nothing of newer ones
 Masks: TypeAlias = Mapping[tuple[int, int], torch.Tensor]  # by operator index and input slot
+
+
+class NoTrace(Exception):
+    """An operator computes outside torch, where no batch of masks can go."""
+
+    def __init__(self, op: Op) -> None:
+        super().__init__(op.label())
+        self.op = op
 
 
 def hold(array: Held, device: str) -> Held:
@@ -66,7 +76,7 @@ class Executor:
     @torch.no_grad()
     def run(self, feeds: Mapping[str, Held], visit: Visit | None = None, masks: Masks | None = None) -> dict[str, Held]:
         """The graph's outputs by name. `masks` multiply what single operators read."""
-        return self._walk(feeds, visit, masks)
+        return self._whole(feeds, visit, masks)
 
     @torch.enable_grad()
     def differentiable(
@@ -78,18 +88,39 @@ class Executor:
         if moving:
             for name in self.graph.static - self.graph.constants.keys():
                 self.fixed.pop(name, None)
-        return self._walk(feeds, visit, masks)
+        return self._whole(feeds, visit, masks)
 
-    def _walk(self, feeds: Mapping[str, Held], visit: Visit | None, masks: Masks | None) -> dict[str, Held]:
+    def part(self, ops: Sequence[Op], values: Mapping[str, Held], wanted: str, masks: Masks) -> torch.Tensor:
+        """One value that some of the operators, in order, compute from the values they read."""
+        live = dict(values)
+        reads = Counter(name for op in ops for name in dict.fromkeys((*op.inputs, *op.captures)))
+        self._walk(ops, live, reads, {wanted}, None, masks)
+        value = live[wanted]
+        assert isinstance(value, torch.Tensor)
+        return value
+
+    def _whole(self, feeds: Mapping[str, Held], visit: Visit | None, masks: Masks | None) -> dict[str, Held]:
         live: dict[str, Held] = {name: hold(array, self.device) for name, array in feeds.items()}
-        left = Counter(self._reads)
         if visit:
             for name, value in (*self.fixed.items(), *live.items()):
                 visit(name, value)
-        for op in self.graph.ops:
+        self._walk(self.graph.ops, live, Counter(self._reads), self._wanted, visit, masks or {})
+        return {name: live[name] if name in live else self.fixed[name] for name in self._wanted}
+
+    def _walk(
+        self,
+        ops: Sequence[Op],
+        live: dict[str, Held],
+        left: Counter[str],
+        wanted: Set[str],
+        visit: Visit | None,
+        masks: Masks,
+    ) -> None:
+        """The operators in order. `left` counts who still reads each value: the last one lets go of it."""
+        for op in ops:
             if op.outputs[0] in self.fixed:
                 continue
-            results = self._step(op, live, masks or {})
+            results = self._step(op, live, masks)
             for name, value in zip(op.outputs, results, strict=False):
                 if name in self.graph.static:
                     self.fixed[name] = value
@@ -99,9 +130,8 @@ class Executor:
                     visit(name, value)
             for name in dict.fromkeys((*op.inputs, *op.captures)):
                 left[name] -= 1
-                if name in live and left[name] == 0 and name not in self._wanted:
+                if name in live and left[name] == 0 and name not in wanted:
                     del live[name]
-        return {name: live[name] if name in live else self.fixed[name] for name in self._wanted}
 
     def in_onnxruntime(self) -> tuple[Op, ...]:
         """The operators that had no torch form so far."""
@@ -134,8 +164,11 @@ class Executor:
             raise EspalierError(
                 "gradient_unavailable", f"{op.label()} has no form here that gives gradients", where=op.label()
             )
-        feeds = {name: to_numpy(value) for name, value in zip(op.inputs, values, strict=True) if value is not None}
-        feeds |= {name: to_numpy(value) for name in op.captures if (value := self._value(name, live)) is not None}
+        read = dict(zip(op.inputs, values, strict=True)) | {name: self._value(name, live) for name in op.captures}
+        try:
+            feeds = {name: to_numpy(value) for name, value in read.items() if value is not None}
+        except RuntimeError:  # inside a transform of torch.func tensors have no memory of their own
+            raise NoTrace(op) from None
         names = [name for name in op.outputs if name]
         known = op.index in self._nodes
         try:

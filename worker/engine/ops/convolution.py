@@ -89,6 +89,13 @@ def flat_pads(pairs: list[tuple[int, int]]) -> list[int]:
     return [one for pair in reversed(pairs) for one in pair]
 
 
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    try:
+        return x.contiguous(memory_format=torch.channels_last)
+    except RuntimeError:  # inside a transform of torch.func tensors have no layout of their own
+        return x
+
+
 def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     x, w = given(tensors, 0), given(tensors, 1)
     rank = w.ndim - 2
@@ -99,10 +106,8 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
         padding = [begin for begin, _ in pairs]
     else:
         x, padding = F.pad(x, flat_pads(pairs)), [0] * rank
-    if x.ndim == IMAGES:
-        x = x.contiguous(memory_format=torch.channels_last)
     y = SPATIAL[rank](
-        x,
+        _channels_last(x) if x.ndim == IMAGES else x,
         w,
         optional(tensors, 2),
         stride=op.ints("strides", (1,) * rank),
