@@ -88,6 +88,7 @@ FAILURES: dict[str, Kind] = {
     "scope_matches_nothing": Kind(422, "No prunable layer matches `scope`", "Use names from the list in the message."),
     # ---- the data
     "calibration_required": Kind(422, "These options need calibration data", "Send it as the field `calibration`."),
+    "labels_required": Kind(422, "These options need labels", "Add an array `labels` to the calibration data."),
     "data_unreadable": Kind(422, "The data file cannot be read", "Send .npz, .npy or .csv; see the README."),
     "data_object_array": Kind(422, "The data holds Python objects", "Save plain numeric arrays."),
     "data_too_large": Kind(422, "The data is larger than the limit once unpacked", "Send fewer samples."),

@@ -189,9 +189,13 @@ class PruneRequest(Strict):
 
     def needs_data(self) -> bool:
         """Whether the job cannot run without calibration data."""
+        return self.criterion.needs_data() or self.needs_grams()
+
+    def needs_grams(self) -> bool:
+        """Whether the criterion or the compensation looks at how units go together over the data."""
         if self.compensation == "merge":
-            return self.criterion.needs_data() or not self.criterion.names_partners()
-        return self.criterion.needs_data() or self.compensation == "project"
+            return self.criterion.needs_grams() or not self.criterion.names_partners()
+        return self.criterion.needs_grams() or self.compensation == "project"
 
     def why_data(self) -> str:
         """What it is that cannot do without."""

@@ -26,6 +26,10 @@ class CriterionBase(BaseModel, ABC):
     def needs_data(self) -> bool:
         """Whether the criterion itself looks at calibration data."""
 
+    def needs_grams(self) -> bool:
+        """Whether it looks at how the units of a group go together over that data."""
+        return self.needs_data()
+
     def comparable(self) -> bool:
         """Whether the scores of units in different groups are in one currency, so that they may be ranked together."""
         return False

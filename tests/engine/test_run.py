@@ -136,7 +136,17 @@ def removed(report: Report) -> dict[str, tuple[int, ...]]:
 
 
 WIDE = {"criterion": {"name": "distinctiveness", "angle_deg": 60}}
+BY_LOSS = ("taylor1", "taylor2", "brute_force")
 SCALED = {"preprocess": {"scale": 2.0}}
+
+
+def by_loss(name: str, share: float = 0.5, **more: object) -> dict[str, object]:
+    return {"criterion": {"name": name, **more}, "amount": {"remove_units": share}}
+
+
+def by_limit(name: str, **more: object) -> dict[str, object]:
+    return {"criterion": {"name": name, "threshold": 0.05, **more}}
+
 
 # For every option a pair of jobs that differ in it alone; their outcomes must differ.
 OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
@@ -160,6 +170,13 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "criterion.fpgm.distance": (
         {**HALF, "criterion": {"name": "fpgm"}}, {**HALF, "criterion": {"name": "fpgm", "distance": "cosine"}}
     ),
+    **{f"criterion.{name}.loss": (by_limit(name), by_limit(name, loss="squared_error")) for name in BY_LOSS},
+    **{f"criterion.{name}.signed": (by_loss(name), by_loss(name, signed=False)) for name in BY_LOSS},
+    **{f"criterion.{name}.order": (by_loss(name, 0.3), by_loss(name, 0.3, order="rerank")) for name in BY_LOSS},
+    **{f"criterion.{name}.threshold": (by_limit(name), by_limit(name, threshold=0.0)) for name in BY_LOSS},
+    **{f"criterion.{name}.samples": (by_loss(name), by_loss(name, samples=5)) for name in BY_LOSS},
+    "criterion.taylor2.hessian": (by_loss("taylor2"), by_loss("taylor2", hessian="gauss_newton")),
+    "criterion.brute_force.cascade": (by_loss("brute_force"), by_loss("brute_force", cascade=0.3)),
     "criterion.magnitude.norm": (HALF, {**HALF, "criterion": {"name": "magnitude", "norm": "l1"}}),
     "criterion.magnitude.of": (
         {"criterion": {"name": "magnitude", "threshold": 0.8}},

@@ -6,6 +6,8 @@ and report.md. Refused: whatever a stage refuses, as an `EspalierError`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +15,11 @@ import onnx_ir as ir
 import torch
 
 from schemas.criteria import Distinctiveness
+from schemas.criteria.loss import LossCriterion
 from schemas.errors import EspalierError
 from schemas.job import Progress
 from schemas.report import Exactness, Report, Score
-from schemas.request import PruneRequest
+from schemas.request import Evaluation, PruneRequest
 from worker.engine import cost, evaluate, surgery, verify
 from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done, compensate
@@ -24,7 +27,9 @@ from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
 from worker.engine.data import Samples
 from worker.engine.execute import Executor, to_numpy
+from worker.engine.gates import Look
 from worker.engine.graph import Array, Graph
+from worker.engine.losses import Wish, resolve_loss
 from worker.engine.observe import grams
 from worker.engine.outline import whole
 from worker.engine.prepare import Prepared, prepare
@@ -119,26 +124,61 @@ class Wanted:
     grams: bool
     seed: int
     zeros: bool = False
+    loss: "LossWanted | None" = None
+
+
+@dataclass(frozen=True)
+class LossWanted:
+    """What the loss is, and on how many samples."""
+
+    wish: Wish
+    samples: int | None
+    evaluation: Evaluation
 
 
 def wanted(request: PruneRequest) -> Wanted:
     """What the criterion and the compensation look at."""
     units = not request.criterion.prunes_weights()
     criterion = request.criterion
-    return Wanted(units, grams=units and request.needs_data(), seed=request.seed, zeros=criterion.counts_zeros())
+    loss = None
+    if isinstance(criterion, LossCriterion):
+        loss = LossWanted(criterion.loss, criterion.samples, request.evaluation)
+    grams = units and request.needs_grams()
+    return Wanted(units, grams=grams, seed=request.seed, zeros=criterion.counts_zeros(), loss=loss)
 
 
 def observe(
     want: Wanted, subject: Subject, executor: Executor, fit: Samples | None, stage: Stages
 ) -> dict[str, Evidence]:
-    """The evidence on each group: weights always, Grams where the request looks at data."""
+    """The evidence on each group: weights always, Grams and the loss where the request looks at them."""
     if not want.units:
         return {}
     graph = subject.graph
     found = {}
     if fit is not None and want.grams:
         found = grams(executor, subject.groups, _batches(graph, fit, stage), want.zeros)
-    return {group.name: gather(graph, group, found.get(group.name, ()), want.seed) for group in subject.groups}
+    look = None
+    if fit is not None and want.loss is not None:
+        look = _look(want.loss, subject, executor, fit, stage)
+    return {
+        group.name: gather(
+            graph, group, found.get(group.name, ()), want.seed, partial(look.open, group) if look else None
+        )
+        for group in subject.groups
+    }
+
+
+def _look(want: LossWanted, subject: Subject, executor: Executor, fit: Samples, stage: Stages) -> Look:
+    """What opens the groups' gates, later, when they are ranked."""
+    some = fit.rows(0, min(want.samples or fit.count, fit.count))
+    task = evaluate.resolve_task(want.evaluation, _output_infos(subject), fit.labels)
+    seen = subject.analysis.ties.seen
+    opened = count(1)
+
+    def tick(name: str) -> None:
+        stage.within(min(next(opened) / len(subject.groups), 1.0), f"what {name} does to the loss")
+
+    return Look(executor, seen, subject.groups, resolve_loss(want.wish, task, subject.graph, seen), some, tick)
 
 
 def _batches(graph: Graph, samples: Samples, stage: Stages) -> Iterator[Mapping[str, Array]]:

@@ -7,19 +7,25 @@ from schemas.errors import EspalierError
 from worker.engine.criteria import apoz, bn_scale
 from worker.engine.criteria.apoz import ApozRanking
 from worker.engine.criteria.bn_scale import BnScaleRanking
+from worker.engine.criteria.brute_force import BruteForceRanking
 from worker.engine.criteria.distinctiveness import DistinctivenessRanking
 from worker.engine.criteria.evidence import Criterion, Evidence
 from worker.engine.criteria.fpgm import FpgmRanking
 from worker.engine.criteria.magnitude import MagnitudeRanking
 from worker.engine.criteria.random import RandomRanking
+from worker.engine.criteria.taylor1 import Taylor1Ranking
+from worker.engine.criteria.taylor2 import Taylor2Ranking
 
 RANKINGS: Mapping[str, Callable[..., Criterion]] = {
     "apoz": ApozRanking,
     "bn_scale": BnScaleRanking,
+    "brute_force": BruteForceRanking,
     "distinctiveness": DistinctivenessRanking,
     "fpgm": FpgmRanking,
     "magnitude": MagnitudeRanking,
     "random": RandomRanking,
+    "taylor1": Taylor1Ranking,
+    "taylor2": Taylor2Ranking,
 }
 
 

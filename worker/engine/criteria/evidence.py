@@ -1,6 +1,6 @@
 """What a criterion sees of one group, and what it answers: an order in which units go.
 
-Criteria see weights and Grams, never operators.
+Criteria see weights, Grams and what the loss does, never operators.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 
 from worker.engine.axes import Group
+from worker.engine.gates import Gates
 from worker.engine.graph import Graph
 from worker.engine.observe import Float, SiteGram
 from worker.engine.quantised import real
@@ -21,13 +22,14 @@ Centre = Literal["auto", "half", "mean", "none"]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """One group. Incoming weights are gathered only for criteria that look at them."""
+    """One group. Incoming weights are gathered, and gates opened, only for criteria that look at them."""
 
     units: int
     gather_rows: Callable[[], Float]
     sites: tuple[SiteGram, ...]
     seed: tuple[int, ...] = (0,)
     gather_scales: Callable[[], Float] | None = None
+    open_gates: Callable[[], Gates] | None = None
 
     @cached_property
     def rows(self) -> Float:
@@ -70,8 +72,14 @@ class Criterion(Protocol):
         ...
 
 
-def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...], seed: int = 0) -> Evidence:
-    """The evidence on one group: its producers' weights and the Grams that were observed."""
+def gather(
+    graph: Graph,
+    group: Group,
+    sites: tuple[SiteGram, ...],
+    seed: int = 0,
+    open_gates: Callable[[], Gates] | None = None,
+) -> Evidence:
+    """The evidence on one group: its producers' weights, the Grams that were observed, and its gates."""
 
     def rows() -> Float:
         parts = []
@@ -87,7 +95,7 @@ def gather(graph: Graph, group: Group, sites: tuple[SiteGram, ...], seed: int = 
         parts = [graph.constants[name].astype(np.float64)[index] for name, index in known.items()]
         return np.concatenate([np.zeros((group.units, 0)), *parts], axis=1)
 
-    return Evidence(group.units, rows, sites, (seed, crc32(group.name.encode())), scales)
+    return Evidence(group.units, rows, sites, (seed, crc32(group.name.encode())), scales, open_gates)
 
 
 def centres(site: SiteGram, how: Centre) -> Float:
