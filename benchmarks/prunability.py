@@ -37,6 +37,7 @@ from worker.engine.graph import Array, Graph, freeze
 from worker.engine.load import Loaded, load
 from worker.engine.observe import see
 from worker.engine.probe import probe_samples
+from worker.engine.select import units_lost
 
 LIMIT_S = 900
 NO_DATA = split(None, None, 0)
@@ -87,7 +88,7 @@ def halves(graph: Graph, analysis: Analysis) -> dict[str, tuple[int, ...]]:
     order = ranking(Magnitude())
     found = {}
     for group in analysis.groups:
-        steps = order.in_order(gather(graph, group, ()))[: group.units // 2]
+        steps = order.in_order(gather(graph, group, ()))[: units_lost(0.5, group.units)]
         found[group.name] = tuple(sorted(step.unit for step in steps))
     return found
 

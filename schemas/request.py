@@ -32,7 +32,7 @@ class Amount(Strict):
     """How much to remove: exactly one of these."""
 
     threshold: Literal[True] | None = Field(default=None, description="What the criterion's own threshold says.")
-    remove_units: Share | None = Field(default=None, description="This share of the units of every group.")
+    remove_units: Share | None = Field(default=None, description="This share of every group; half a unit goes.")
     remove_weights: Share | None = Field(default=None, description="This share of the weights (unstructured).")
     keep_macs: Share | None = Field(default=None, description="Keep this share of the multiply-accumulates.")
     keep_parameters: Share | None = Field(default=None, description="Keep this share of the parameters.")

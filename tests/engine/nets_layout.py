@@ -143,6 +143,39 @@ def sliced() -> onnx.ModelProto:
     return model(nodes, weights, IMAGE, ["y"])
 
 
+def stepped() -> onnx.ModelProto:
+    """Even and odd channels are multiplied, as rotary positions do, then slices run backwards. Each leaves some out."""
+    nodes = [
+        conv("c1", "x", "a"),
+        Node("Slice", ["a", "two", "ten", "channels", "two"], "even"),
+        Node("Slice", ["a", "three", "ten", "channels", "two"], "odd"),
+        Node("Mul", ["even", "odd"], "m"),
+        Node("Slice", ["m", "two", "front", "channels", "back"], "b"),
+        conv("c2", "b", "z"),
+        Node("Slice", ["z", "five", "front", "channels", "back_by_two"], "s"),
+        conv("c3", "s", "t"),
+        *tail("t"),
+    ]
+    weights = {**layer("c1", 12, 3, 3, 3), **layer("c2", 7, 3, 3, 3), **layer("c3", 8, 3, 3, 3), **layer("fc", 4, 8)}
+    numbers = {"two": ints(2), "three": ints(3), "five": ints(5), "ten": ints(10), "channels": ints(1)}
+    numbers |= {"back": ints(-1), "back_by_two": ints(-2), "front": ints(-(2**62))}
+    return model(nodes, {**weights, **numbers}, IMAGE, ["y"])
+
+
+def picked() -> onnx.ModelProto:
+    """One channel gates all others."""
+    nodes = [
+        conv("c1", "x", "a"),
+        Node("Gather", ["a", "third"], "p", {"axis": 1}),
+        Node("Unsqueeze", ["p", "channels"], "u"),
+        Node("Sigmoid", ["u"], "gate"),
+        Node("Mul", ["a", "gate"], "m"),
+        conv("c2", "m", "z"),
+        *tail("z"),
+    ]
+    return model(nodes, {**HEAD, **layer("c2", 8, 8, 3, 3), "third": np.array(-6), "channels": ints(1)}, IMAGE, ["y"])
+
+
 def option_a() -> onnx.ModelProto:
     """The shortcut of narrow ResNets: every second pixel, zeros for the new channels on both sides."""
     nodes = [
@@ -256,6 +289,8 @@ LAYOUT = {
         split_equally,
         split_old,
         sliced,
+        stepped,
+        picked,
         option_a,
         channels_last,
         depth_to_space,

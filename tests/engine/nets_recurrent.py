@@ -89,6 +89,16 @@ def seq2seq() -> onnx.ModelProto:
     return model(nodes, {**weights, "to": np.array([0, -1, 6])}, STEPS, ["y"])
 
 
+def cell_state() -> onnx.ModelProto:
+    """Only the cell state of the last step is read."""
+    nodes = [
+        Node("LSTM", ["x", "r.w", "r.r", "r.b"], ["", "", "c"], {"hidden_size": 6}),
+        Node("Reshape", ["c", "to"], "s"),
+        gemm("fc", "s", "y"),
+    ]
+    return model(nodes, {**cell("r", 5, 6, "LSTM"), **layer("fc", 3, 6), "to": np.array([-1, 6])}, STEPS, ["y"])
+
+
 def last_step() -> onnx.ModelProto:
     """A projection in front, only the last state behind."""
     nodes = [
@@ -135,6 +145,7 @@ ZOO: dict[str, Callable[[], onnx.ModelProto]] = {
         bidirectional_joined,
         seq2seq,
         last_step,
+        cell_state,
         zero_states,
     )
 }

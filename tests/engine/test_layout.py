@@ -17,15 +17,18 @@ from tests.engine.nets_layout import (
     depth_to_space,
     ints,
     option_a,
+    picked,
     shuffle,
     sliced,
     split_in_sizes,
+    stepped,
     tail,
 )
 from worker.engine import forks, ops
 from worker.engine.graph import Op
+from worker.engine.ops import slicing
 from worker.engine.ops.layout import blocks
-from worker.engine.ops.rule import nothing_follows
+from worker.engine.ops.rule import Cut, nothing_follows
 from worker.engine.ties import Axis, Fork, Ties
 
 GROUPS = {
@@ -37,6 +40,8 @@ GROUPS = {
     "split_equally": {"c1": 4, "c1[2]": 4, "c2": 5, "c3": 8},
     "split_old": {"c1": 4, "c1[2]": 4, "c2": 5, "c3": 8},
     "sliced": {"c1": 2, "c1[2]": 3, "c1[3]": 3, "c2": 8},
+    "stepped": {"c1": 3, "c2": 3, "c3": 8},
+    "picked": {"c1": 7, "c2": 8},
     "option_a": {"c1": 4, "c2": 4},
     "channels_last": {"c1": 8, "c2": 5},
     "depth_to_space": {"c1": 3, "c2": 4, "c3": 8},
@@ -130,9 +135,40 @@ def test_a_size_that_only_names_the_same_axis_again_does_not_pin(tmp_path: Path)
     assert dissected.proof({"c1": (0, 5)}).passed
 
 
-def test_steps_reflections_and_computed_settings_pin(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gone", [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2)])
+def test_steps_fit_whichever_runs_go(gone: tuple[int, ...], tmp_path: Path) -> None:
+    proof = dissect(stepped(), tmp_path).proof({"c1": gone, "c2": gone})
+    assert proof.passed
+    assert proof.mask_has_effect
+
+
+def test_a_last_run_that_is_shorter_than_the_step_goes_or_stays() -> None:
+    """Seven in runs of two, from the last to the first; (start, end) after a cut."""
+    found = {}
+    for gone in ((), (6,), (0, 1), (2, 3, 6)):
+        cut = Cut(lambda _: (), {("x", 1): np.array(gone)})
+        found[gone] = slicing._bounds(range(6, -1, -2), ("x", 1), 7, cut)
+    assert {(): (6, -8), (6,): (4, -8), (0, 1): (4, -8), (2, 3, 6): (2, -8)} == found
+
+
+def test_a_scalar_index_follows_and_what_it_shows_stays(tmp_path: Path) -> None:
+    dissected = dissect(picked(), tmp_path)
+    assert 2 not in {int(index[0]) for index in dissected.analysis.groups[0].sites["a", 1]}
+    assert 1 == constants(dissected.cut({"c1": (0, 3)}))["Gather.1.p"]
+
+
+def test_a_scale_that_only_happens_to_keep_a_size_pins(tmp_path: Path) -> None:
+    """Ten channels times 1.04 are ten, sampled elsewhere."""
+    nodes = [conv("c1", "x", "a"), Node("Resize", ["a", "", "scales"], "b", {"mode": "linear"}), *tail("b")]
+    weights = {**layer("c1", 10, 3, 3, 3), **layer("fc", 4, 10)}
+    for scale, names in ((1.04, []), (1.0, ["c1"])):
+        scales = np.array([1, scale, 2, 2], np.float32)
+        proto = model(nodes, {**weights, "scales": scales}, IMAGE, ["y"])
+        assert names == dissect(proto, tmp_path).names()
+
+
+def test_reflections_pin(tmp_path: Path) -> None:
     middles = {
-        "Slice": (Node("Slice", ["a", "zero", "end", "one", "two"], "b"), 4),
         "Pad": (Node("Pad", ["a", "pads"], "b", {"mode": "reflect"}), 10),
     }
     for key, (node, channels) in middles.items():
@@ -140,8 +176,6 @@ def test_steps_reflections_and_computed_settings_pin(tmp_path: Path) -> None:
         weights |= {
             "zero": ints(0),
             "one": ints(1),
-            "two": ints(2),
-            "end": ints(8),
             "pads": ints(0, 1, 0, 0, 0, 1, 0, 0),
         }
         proto = model([conv("c1", "x", "a"), node, conv("c2", "b", "z"), *tail("z")], weights, IMAGE, ["y"])
@@ -164,6 +198,8 @@ def _spoil(monkeypatch: pytest.MonkeyPatch, key: str, **changes: object) -> None
         ("split_in_sizes", "Split"),
         ("sliced", "Slice"),
         ("sliced", "Gather"),
+        ("stepped", "Slice"),
+        ("picked", "Gather"),
         ("option_a", "Pad"),
     ],
 )

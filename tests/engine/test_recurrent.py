@@ -29,6 +29,7 @@ GROUPS = {
     "bidirectional_joined": {"h": 6},
     "seq2seq": {"h": 6},
     "last_step": {"p": 8, "h": 6},
+    "cell_state": {"c": 6},
     "zero_states": {"h1": 6, "h2": 6},
 }
 

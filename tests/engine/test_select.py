@@ -11,7 +11,7 @@ from tests.engine.dissect import Dissected, dissect
 from tests.engine.nets import cnn, dense_block
 from worker.engine import cost
 from worker.engine.criteria import ranking
-from worker.engine.select import choose, group_in_scope, in_scope
+from worker.engine.select import choose, group_in_scope, in_scope, units_lost
 
 
 def lost(dissected: Dissected, options: Mapping[str, object]) -> dict[str, int]:
@@ -33,12 +33,17 @@ MAGNITUDE = {"criterion": {"name": "magnitude"}}
 
 
 def test_remove_units_takes_that_share_of_every_group(tmp_path: Path) -> None:
-    assert {"c1": 3, "c2": 2, "fc1": 4} == lost(
+    assert {"c1": 3, "c2": 3, "fc1": 4} == lost(
         dissect(cnn(), tmp_path), {**MAGNITUDE, "amount": {"remove_units": 0.5}}
     )
     assert {"c1": 1, "c2": 1, "fc1": 1} == lost(
         dissect(cnn(), tmp_path), {**MAGNITUDE, "amount": {"remove_units": 0.2}}
     )
+
+
+def test_half_a_unit_goes_whatever_the_size_of_the_group() -> None:
+    assert [1, 1, 2, 2, 3, 3, 4, 4] == [units_lost(0.5, units) for units in range(1, 9)]
+    assert [0, 15] == [units_lost(0.1, 4), units_lost(0.145, 100)]
 
 
 @pytest.mark.parametrize(("kind", "what"), [("keep_macs", "macs"), ("keep_parameters", "parameters")])

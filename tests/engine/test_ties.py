@@ -6,8 +6,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tests.engine.dissect import dissect
+from tests.engine.dissect import dissect, run
 from tests.engine.nets import IMAGE, Node, conv, gemm, layer, mlp, model
+from worker.engine.execute import Executor, to_numpy
 
 
 def reasons(proto: onnx.ModelProto, folder: Path) -> dict[str, tuple[str, str]]:
@@ -129,3 +130,25 @@ def test_layers_are_called_by_the_names_their_authors_gave(tmp_path: Path) -> No
     analysis = dissect(mlp(), tmp_path).analysis
     assert ["fc1", "fc2", "fc3"] == [layer.name for layer in analysis.layers]
     assert ("fc1", "/h/Gemm", "fc1.weight") == analysis.layers[0].aliases
+
+
+BATCH = ("scale", "bias", "mean", "var")
+
+
+def test_a_normalisation_of_one_axis_has_one_channel(tmp_path: Path) -> None:
+    """Its only axis is that of the samples: what was flattened into it stays, and the executor agrees."""
+    nodes = [
+        gemm("fc1", "x", "h"),
+        Node("Reshape", ["h", "flat"], "r"),
+        Node("BatchNormalization", ["r", *BATCH], "b"),
+        Node("Reshape", ["b", "rows"], "j"),
+        gemm("fc2", "j", "y"),
+    ]
+    one = {
+        name: np.array([value], np.float32) for name, value in (("scale", 2), ("bias", 1), ("mean", 0.5), ("var", 4))
+    }
+    weights = {**layer("fc1", 6, 12), **layer("fc2", 4, 6), "flat": np.array([-1]), "rows": np.array([-1, 6])}
+    dissected = dissect(model(nodes, {**weights, **one}, {"x": ["N", 12]}, ["y"]), tmp_path)
+    assert {"fc1", "fc2"} == {stay.layer.name for stay in dissected.analysis.stays}
+    found = to_numpy(Executor(dissected.graph).run(dissected.feeds)["y"])
+    np.testing.assert_allclose(run(dissected.loaded.proto, dissected.feeds)[0], found, rtol=1e-4, atol=1e-5)

@@ -81,6 +81,8 @@ def fits_schema(op: str, call: Call, opset: int) -> bool:
         return False  # a list of truths; no checker sees it
     if op == "Clip" and any(isinstance(one, np.ndarray) and one.ndim for one in call.inputs[1:]):
         return False  # its bounds are numbers, likewise
+    if op == "QuantizeLinear" and any(isinstance(one, np.ndarray) and not one.any() for one in call.inputs[1:2]):
+        return False  # what is divided by zero is left to each runtime's taste
     required = {name for name, attr in schema.attributes.items() if attr.required}
     return (
         schema.min_input <= len(call.inputs) <= schema.max_input

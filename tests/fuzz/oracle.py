@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
 from schemas.errors import EspalierError
 from tests.engine.dissect import Dissected, dissect, run
@@ -50,7 +51,11 @@ def feeds_of(program: Program, seed: int) -> dict[str, Array]:
 
 
 def judge(program: Program, folder: Path, seed: int = 0, gone: Gone | None = None) -> Verdict:
-    """`gone` instead of the seeded choices."""
+    """`gone` instead of the seeded choices. A graph that onnxruntime's own optimiser spoils says nothing of us."""
+    try:
+        session(program.checked())
+    except Fail:
+        return Verdict(None)
     try:
         dissected = dissect(program.checked(), folder, given=feeds_of(program, seed))
     except (EspalierError, AssertionError, ValueError, KeyError, IndexError, TypeError, RuntimeError) as error:

@@ -6,6 +6,7 @@ the smallest model of the scope exceeds (`amount_unreachable`, naming the least 
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from math import floor
 
 from schemas.errors import EspalierError
 from schemas.request import PruneRequest, Scope
@@ -15,6 +16,7 @@ from worker.engine.criteria.evidence import Criterion, Evidence, Step
 
 CostOf = Callable[[Mapping[str, int]], Cost]  # groups' names and how many units they lose
 HALVINGS = 40
+SLACK = 1e-9  # 0.145 times 100 is 14.499999999999998
 
 
 def in_scope(scope: Scope, layer: Layer) -> bool:
@@ -48,7 +50,12 @@ def choose(
     share = request.amount.share
     if request.amount.kind != "remove_units":
         share = _share_for_budget(request, groups, orders, cost_of)
-    return {group.name: orders[group.name][: round(share * group.units)] for group in groups}
+    return {group.name: orders[group.name][: units_lost(share, group.units)] for group in groups}
+
+
+def units_lost(share: float, units: int) -> int:
+    """The nearest whole number of units; half a unit goes, so that half of 5 is as half of 7 and not as half of 4."""
+    return floor(share * units + 0.5 + SLACK)
 
 
 def _capped(steps: tuple[Step, ...], group: Group, keep: int) -> tuple[Step, ...]:
@@ -67,7 +74,7 @@ def _share_for_budget(
     what = "macs" if request.amount.kind == "keep_macs" else "parameters"
 
     def spent(share: float) -> int:
-        lost = {group.name: min(round(share * group.units), len(orders[group.name])) for group in groups}
+        lost = {group.name: min(units_lost(share, group.units), len(orders[group.name])) for group in groups}
         return int(getattr(cost_of(lost), what))
 
     whole, least = spent(0.0), spent(1.0)

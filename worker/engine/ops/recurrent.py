@@ -25,8 +25,6 @@ def tie(op: Op, ties: Ties) -> None:
     x, w, r = op.inputs[:3]
     outputs = [(name, len(ties.shape(name)) - 1) for name in op.outputs if name]
     hidden = [axis for axis in outputs if axis[0] in op.outputs[:2]]
-    if not hidden:
-        return  # only the cell state is asked for: silence pins
     units = ties.points((r, 2))
     blocks = [(w, 1), (r, 1), *((op.input(slot), 1) for slot in (3, 7) if op.input(slot))]
     states = [(op.input(slot), 2) for slot in STATES if op.input(slot)]
@@ -37,7 +35,10 @@ def tie(op: Op, ties: Ties) -> None:
     ties.tie((x, 2), (w, 2))
     ties.speak((r, 2))
     ties.consume(op, 0, 2, w, 2)
-    ties.consume(op, 2, 2, r, 2, state=hidden[0])
+    if hidden:
+        ties.consume(op, 2, 2, r, 2, state=hidden[0])
+    else:  # nobody sees what the columns of R are multiplied with: nothing can be handed over in them
+        ties.consume(op, 2, 2, state=outputs[0])
     ties.produce(op, w, 1, parts=GATES[op.key])
     ties.produce(op, r, 1, parts=GATES[op.key])
 

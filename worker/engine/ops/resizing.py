@@ -1,6 +1,7 @@
 """Operators that sample a picture anew: Resize, Upsample, GridSample, AffineGrid, Col2Im. Samples and channels pass,
 the picture's own axes stay."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -11,7 +12,7 @@ from worker.engine.ops.sizes import follow_target, say_nothing, tie_target
 from worker.engine.ties import Ties
 
 
-def _scales(op: Op, ties: Ties) -> int:
+def _scales(op: Op) -> int:
     """The slot of the scales; before opset 11 they come second."""
     return 1 if op.key == "Upsample" or op.opset < 11 else 2
 
@@ -20,20 +21,24 @@ def _takes_sizes(op: Op) -> bool:
     return op.key == "Resize" and bool(op.input(3))
 
 
+def _unscaled(op: Op, ties: Ties, axis: int) -> bool:
+    """Whether an axis is left as it is: a scale near one may keep the size, and moves what lies there."""
+    if ties.size((op.inputs[0], axis)) != ties.size((op.outputs[0], axis)):
+        return False
+    scales = op.attrs.get("scales", ties.graph.constants.get(op.input(_scales(op))))
+    return _takes_sizes(op) or (scales is not None and float(np.asarray(scales)[axis]) == 1.0)
+
+
 def tie_resize(op: Op, ties: Ties) -> None:
-    """Axes of unchanged size pass, where no scale but one can be theirs."""
+    """Samples and channels pass where they are left as they are."""
     x, y = op.inputs[0], op.outputs[0]
     if "axes" in op.attrs or op.text("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         return
     rank = len(ties.shape(x))
-    tie_others(ties, x, y, set(range(2, rank)))
+    tie_others(ties, x, y, {axis for axis in range(rank) if axis > 1 or not _unscaled(op, ties, axis)})
     if _takes_sizes(op):
         tie_target(op, ties, 3)
         return
-    slot = _scales(op, ties)
-    if op.input(slot) and op.input(slot) not in ties.graph.static:
-        for axis in (0, 1):
-            ties.pin((y, axis), "computed_shape", f"{op.label()} computes its scales")
 
 
 def follow_resize(op: Op, ties: Ties, after: Cut) -> Follow:

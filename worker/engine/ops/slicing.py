@@ -2,8 +2,8 @@
 
 Each output index is tied to the input index that it shows. What is not shown may go by itself; what Pad adds is a
 constant, and goes with whatever it is added to. Sizes, bounds, indices and pads follow a cut. Gather of a constant
-table makes units along the table's other axes (embeddings). Steps other than one, padding that repeats or reflects, and
-settings that are computed pin the axis.
+table makes units along the table's other axes (embeddings). With a step other than one, runs of that length go whole.
+Padding that repeats or reflects, and settings that are computed, pin the axis.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from worker.engine.graph import Op
 from worker.engine.ops.elementwise import tie_others
 from worker.engine.ops.rule import Cut, Follow, NoTorchForm, Rule, Tensors, given, optional
-from worker.engine.ties import Ties
+from worker.engine.ties import Axis, Pin, Ties
 
 
 def _known(op: Op, ties: Ties, slot: int, attr: str) -> list[int] | None:
@@ -94,8 +94,12 @@ def tie_slice(op: Op, ties: Ties) -> None:
         return
     tie_others(ties, x, y, set(slices))
     for axis, (start, end, step) in slices.items():
-        if step == 1 and end > start:
-            ties.tie_points(ties.points((x, axis))[start:end], ties.points((y, axis)))
+        if shown := range(start, end, step):
+            first, last = sorted((shown[0] // abs(step), shown[-1] // abs(step)))
+            met = np.arange(first * abs(step), min((last + 1) * abs(step), ties.size((x, axis))))
+            runs = met // abs(step) - first
+            points = ties.points((y, axis))
+            ties.tie_points(ties.points((x, axis))[met], points[runs if step > 0 else len(points) - 1 - runs])
             ties.speak((x, axis), (y, axis))
 
 
@@ -106,13 +110,26 @@ def follow_slice(op: Op, ties: Ties, after: Cut) -> Follow:
     if slices is None or not changed:
         return Follow()
     starts, ends = list(_known(op, ties, 1, "starts") or ()), list(_known(op, ties, 2, "ends") or ())
-    for place, (axis, (start, end, _)) in enumerate(slices.items()):
-        if axis in changed:
-            starts[place], ends[place] = after.before((x, axis), start), after.before((x, axis), end)
+    for place, (axis, (start, end, step)) in enumerate(slices.items()):
+        shown = range(start, end, step)
+        if axis in changed and shown:
+            starts[place], ends[place] = _bounds(shown, (x, axis), ties.size((x, axis)), after)
     if "starts" in op.attrs:
         return Follow(attrs={"starts": tuple(starts), "ends": tuple(ends)})
     kinds = [ties.seen.small[op.inputs[slot]].dtype for slot in (1, 2)]
     return Follow(constants={1: np.array(starts, kinds[0]), 2: np.array(ends, kinds[1])})
+
+
+def _bounds(shown: range, axis: Axis, size: int, after: Cut) -> tuple[int, int]:
+    """Start and end after a cut. Runs as long as the step, counted from the front of the axis, went whole."""
+    run = abs(shown.step)
+    first, last = (one // run * run for one in (shown[0], shown[-1]))  # where their runs begin
+    start = after.before(axis, first) + shown[0] % run
+    if shown.step > 0:
+        return start, after.before(axis, min(last + run, size))
+    gone = after.before(axis, min(first + run, size)) == after.before(axis, first)
+    end = after.before(axis, last) - 1
+    return start - run * gone, end if end >= 0 else -size - 1  # -1 would be the last index
 
 
 def slice_(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
@@ -144,7 +161,13 @@ def tie_gather(op: Op, ties: Ties) -> None:
             ties.tie((x, other), (y, other if other < axis else other + width - 1))
     if axis < rank - 1 and ties.seen.dtypes[y].kind == "f":
         ties.produce(op, x, rank - 1)
-    if width == 1 and index in ties.graph.static and index in ties.seen.small:
+    if index not in ties.graph.static or index not in ties.seen.small:
+        return
+    if width == 0:
+        here = ties.points((x, axis))[int(ties.seen.small[index])]
+        ties.pins.append(Pin(here[None], "axis_mixed", f"{op.label()} takes this one out of its axis"))
+        ties.speak((x, axis))
+    elif width == 1:
         shown = ties.seen.small[index].astype(np.int64) % ties.size((x, axis))
         ties.tie_points(ties.points((x, axis))[shown], ties.points((y, axis)))
         ties.speak((x, axis), (y, axis), (index, 0))
@@ -154,9 +177,11 @@ def follow_gather(op: Op, ties: Ties, after: Cut) -> Follow:
     """The indices that stay, counted among what stays. The index tensor is not cut itself: others may read it."""
     x, index, y = op.inputs[0], op.inputs[1], op.outputs[0]
     axis = op.integer("axis", 0) % len(ties.shape(x))
-    if len(ties.shape(index)) != 1 or after(x)[axis] == ties.shape(x)[axis]:
+    if len(ties.shape(index)) > 1 or after(x)[axis] == ties.shape(x)[axis]:
         return Follow()
     shown = ties.seen.small[index].astype(np.int64) % ties.size((x, axis))
+    if not shown.ndim:
+        return Follow(constants={1: np.array(after.before((x, axis), int(shown)), ties.seen.small[index].dtype)})
     shown = np.delete(shown, after.gone.get((y, axis), np.empty(0, np.int64)))
     left = np.array([after.before((x, axis), int(one)) for one in shown], ties.seen.small[index].dtype)
     return Follow(constants={1: left})
