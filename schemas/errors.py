@@ -98,6 +98,21 @@ FAILURES: dict[str, Kind] = {
     "data_dtype_mismatch": Kind(422, "An array's type does not fit its input", "Send numbers of the input's kind."),
     "data_not_finite": Kind(422, "The data holds NaN or infinity", "Remove or repair those samples."),
     "data_empty": Kind(422, "The data has no usable sample", "Send at least the number that the message names."),
+    "history_required": Kind(
+        422,
+        "These options need the history of the training",
+        "Record it as examples/record_history.py does and send it as the field `history`.",
+    ),
+    "history_invalid": Kind(
+        422,
+        "The history of the training cannot be used",
+        "Send an .npz with e0/<name>, e1/<name>, ... for each weight, as examples/record_history.py writes it.",
+    ),
+    "history_does_not_match": Kind(
+        422,
+        "The history is not that of this model",
+        "Name its weights as the model's initializers, or leave these layers out with scope.exclude.",
+    ),
     "labels_invalid": Kind(422, "The labels do not fit the model's output", "Check `labels` and options.evaluation."),
     "preprocess_invalid": Kind(422, "`preprocess` does not fit the data", "Check mean, std, layout and channels."),
     "evaluation_invalid": Kind(422, "`evaluation` does not fit the model", "Check task, output and class_axis."),

@@ -61,9 +61,10 @@ class JobInputs(_Document):
     external: dict[str, BlobRef] = Field(default_factory=dict)
     calibration: BlobRef | None = None
     evaluation: BlobRef | None = None
+    history: BlobRef | None = None
 
     def all(self) -> tuple[BlobRef, ...]:
-        given = (self.model, *self.external.values(), self.calibration, self.evaluation)
+        given = (self.model, *self.external.values(), self.calibration, self.evaluation, self.history)
         return tuple(ref for ref in given if ref is not None)
 
 

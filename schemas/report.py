@@ -190,6 +190,7 @@ class Provenance(ReportPart):
     external_sha256: dict[str, str] = Field(default_factory=dict)
     calibration_sha256: str | None
     evaluation_sha256: str | None
+    history_sha256: str | None = None
     artifact_sha256: str
     seed: int
     device: Literal["cpu", "cuda"]

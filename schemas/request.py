@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from schemas.criteria import CRITERIA, Criterion, Distinctiveness
+from schemas.criteria.weights import PATTERNS
 from schemas.device import CustomTarget, target_named
 from schemas.errors import EspalierError, FieldError, nearest
 
@@ -176,7 +177,10 @@ class PruneRequest(Strict):
             raise ValueError(
                 'amount "remove_weights" needs a criterion of weights: {"name": "magnitude", "of": "weights"}'
             )
-        if kind == "threshold" and not self.criterion.has_threshold():
+        own = self.criterion.own_share()
+        if own is not None and (self.criterion.has_threshold() or kind == "remove_weights"):
+            raise ValueError(f"the pattern itself says that {own:g} of the weights go; leave amount and threshold out")
+        if kind == "threshold" and own is None and not self.criterion.has_threshold():
             raise ValueError(
                 f"criterion {self.criterion.name!r} has no threshold set; set criterion.threshold, or give an amount "
                 'such as {"remove_units": 0.5}'
@@ -196,6 +200,14 @@ class PruneRequest(Strict):
         if self.compensation == "merge":
             return self.criterion.needs_grams() or not self.criterion.names_partners()
         return self.criterion.needs_grams() or self.compensation == "project"
+
+    def needs_history(self) -> bool:
+        """Whether the job cannot run without the history of the training."""
+        return self.criterion.needs_history()
+
+    def why_history(self) -> str:
+        """What it is that cannot do without."""
+        return f"criterion {self.criterion.name!r} looks at how training changed the weights"
 
     def why_data(self) -> str:
         """What it is that cannot do without."""
@@ -219,6 +231,13 @@ class InspectRequest(Strict):
 
     def why_data(self) -> str:
         return "the model has open dimensions"
+
+    def needs_history(self) -> bool:
+        """Never: what an inspection tells does not depend on a training."""
+        return False
+
+    def why_history(self) -> str:
+        return ""
 
 
 JobRequest = PruneRequest | InspectRequest
@@ -268,8 +287,15 @@ def _explain(error: ValidationError, kind: type[Strict]) -> list[FieldError]:
 
 def _pointer(loc: tuple[int | str, ...]) -> str:
     """The path in the caller's document: the tag that pydantic inserts for a union is not part of it."""
-    parts = [part for i, part in enumerate(loc) if not (i == 1 and loc[0] == "criterion" and part in CRITERIA)]
+    parts = [part for i, part in enumerate(loc) if not _is_tag(loc, i)]
     return "".join("/" + _short(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _is_tag(loc: tuple[int | str, ...], i: int) -> bool:
+    """Whether a part names the variant of a union."""
+    if loc[0] != "criterion":
+        return False
+    return (i == 1 and loc[i] in CRITERIA) or (i > 1 and loc[i - 1] == "pattern" and loc[i] in PATTERNS)
 
 
 def _short(part: int | str) -> str:
@@ -291,7 +317,7 @@ def _known(request: type[Strict], loc: tuple[int | str, ...]) -> tuple[str, ...]
     if not loc:
         model: type[BaseModel] = request
     elif loc[0] == "criterion":
-        model = CRITERIA[str(loc[1])]
+        model = PATTERNS[str(loc[-1])] if loc[-1] in PATTERNS else CRITERIA[str(loc[1])]
     elif loc[0] == "target":
         model = CustomTarget
     else:

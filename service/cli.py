@@ -28,7 +28,7 @@ from service.summary import criteria_text, job_lines, targets_text
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
 # What service/auth.py reads; a bare install cannot import it.
 KEY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-USAGE_CODES = ("options_invalid", "options_not_json", "calibration_required")
+USAGE_CODES = ("options_invalid", "options_not_json", "calibration_required", "history_required")
 
 EPILOG = "Exit codes: 0 done; 1 a constraint was not met; 2 usage; 3 the job or the service failed; 130 interrupted."
 
@@ -127,6 +127,9 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
     _add_model(parser)
     parser.add_argument(
         "--eval", type=Path, metavar="EVAL.npz", help="data to measure accuracy with (default: a share of --data)"
+    )
+    parser.add_argument(
+        "--history", type=Path, metavar="HISTORY.npz", help="how training changed the weights, for criteria that ask"
     )
     parser.add_argument("--out", type=Path, metavar="PRUNED.onnx", help="the result (default: MODEL.pruned.onnx here)")
     parser.add_argument(

@@ -82,13 +82,14 @@ class Client:
         *,
         calibration: Path | None = None,
         evaluation: Path | None = None,
+        history: Path | None = None,
         external: Mapping[str, Path] | None = None,
         idempotency_key: str | None = None,
     ) -> Job:
         """Upload and queue. Repeated with the same key after a broken connection, so that one call makes one job."""
         key = {"Idempotency-Key": idempotency_key or str(uuid4())}
         document = options.model_dump_json(by_alias=True, exclude_unset=True)
-        files = {"model": model, "calibration": calibration, "evaluation": evaluation}
+        files = {"model": model, "calibration": calibration, "evaluation": evaluation, "history": history}
         present = {field: path for field, path in files.items() if path is not None}
 
         def send_form() -> httpx.Response:

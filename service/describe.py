@@ -14,7 +14,7 @@ from schemas.criteria import CriterionBase
 
 class ParameterDoc(BaseModel):
     name: str
-    type: str = Field(description="number, integer, boolean, string; `| null` where it may be left out.")
+    type: str = Field(description="number, integer, boolean, string, object; `| null` where it may be left out.")
     default: float | bool | str | None
     description: str
     minimum: float | None = Field(default=None, description="The least value allowed.")
@@ -52,11 +52,12 @@ def describe(name: str, criterion: type[CriterionBase]) -> CriterionDoc:
 def _parameter(name: str, schema: dict[str, Any]) -> ParameterDoc:
     """One property of a JSON Schema. An optional one says so by `anyOf` with null."""
     variants = schema.get("anyOf", [schema])
-    kinds = [str(one.get("type", "string")) for one in variants]
+    inner = [deep for one in variants for deep in one.get("oneOf", [one])]  # a union inside one that may be null
+    kinds = [str(one.get("type", "object" if "$ref" in one else "string")) for one in inner]
     bounds = next(one for one in variants if one.get("type") != "null")
     return ParameterDoc(
         name=name,
-        type=" | ".join(kinds),
+        type=" | ".join(dict.fromkeys(kinds)),
         default=schema.get("default"),
         description=schema.get("description", ""),
         minimum=bounds.get("minimum"),

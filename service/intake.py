@@ -60,9 +60,10 @@ class InspectBody(BaseModel):
 
 
 class PruneBody(InspectBody):
-    """The JSON form of POST /prune: with data to judge with."""
+    """The JSON form of POST /prune: with data to judge with, and how the model was trained."""
 
     evaluation: DataFile | None = None
+    history: DataFile | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ def _place_form(service: Service, owner: str, key: str | None, form: Form, intak
         model=_ref(model),
         calibration=_optional_ref(form.files, "calibration"),
         evaluation=_optional_ref(form.files, "evaluation"),
+        history=_optional_ref(form.files, "history"),
     )
     uploads = {part.writer.sha: part.writer for part in form.files.values()}
     return place(service, Order(owner, options, inputs, key, uploads))
@@ -156,6 +158,7 @@ def _from_json(service: Service, owner: str, key: str | None, body: bytes, intak
         },
         calibration=data(asked.calibration),
         evaluation=data(asked.evaluation) if isinstance(asked, PruneBody) else None,
+        history=data(asked.history) if isinstance(asked, PruneBody) else None,
     )
     return place(service, Order(owner, options, inputs, key))
 

@@ -33,6 +33,7 @@ def run_local(
     model: Path,
     calibration: Path | None,
     evaluation: Path | None,
+    history: Path | None = None,
     external: Mapping[str, Path],
     workdir: Path,
     threads: int,
@@ -44,7 +45,7 @@ def run_local(
     options.write_text(request.model_dump_json(by_alias=True, exclude_unset=True))
     command = [sys.executable, "-m", "worker.engine", "--model", str(model), "--options", f"@{options}"]
     command += ["--workdir", str(workdir), "--threads", str(threads)]
-    for flag, path in (("--calibration", calibration), ("--evaluation", evaluation)):
+    for flag, path in (("--calibration", calibration), ("--evaluation", evaluation), ("--history", history)):
         command += [flag, str(path)] if path else []
     command += ["--inspect"] if request.kind == "inspect" else []
     command += ["--trust-torchscript"] if trust_torchscript else []

@@ -18,7 +18,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from schemas.errors import EspalierError, nearest
 from state.blobs import BlobWriter
 
-FILES = ("model", "calibration", "evaluation")
+FILES = ("model", "calibration", "evaluation", "history")
 TEXTS = ("options",)
 MAX_TEXT_BYTES = 1024 * 1024
 MAX_NAME_CHARS = 200

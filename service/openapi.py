@@ -60,6 +60,7 @@ PRUNE_BODY = _job_body(
     {
         "calibration": _file(".npz, .npy or .csv; unlabelled data will do. Required where options need it."),
         "evaluation": _file(".npz, .npy or .csv with labels; without it the calibration data are split."),
+        "history": _file(".npz: the weights at the start and after each epoch of training. Required by karnin."),
     },
 )
 INSPECT_BODY = _job_body(

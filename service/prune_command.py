@@ -36,6 +36,7 @@ class Task:
     model: Path
     calibration: Path | None
     evaluation: Path | None
+    history: Path | None
     external: Mapping[str, Path]
     out: Path
     reports: tuple[Path, ...]
@@ -45,12 +46,13 @@ class Task:
 def task_of(arguments: argparse.Namespace) -> Task:
     """The arguments, checked before anything is uploaded or started."""
     external = locations(arguments.external)
-    existing(arguments.model, arguments.data, arguments.eval, arguments.options, *external.values())
+    given = (arguments.model, arguments.data, arguments.eval, arguments.history, *external.values())
+    existing(*given, arguments.options)
     for path in arguments.report:
         if path.suffix.lower() not in KINDS:
             raise UsageError(f"--report {path}: the suffix chooses the form; use .json, .html or .md")
     out = arguments.out or Path(f"{arguments.model.stem}.pruned.onnx")
-    read = {path.resolve() for path in (arguments.model, arguments.data, arguments.eval, *external.values()) if path}
+    read = {path.resolve() for path in given if path}
     for path in (out, *arguments.report):
         if path.resolve() in read:
             raise UsageError(f"{path} would be overwritten, and it is read as an input; write somewhere else")
@@ -59,8 +61,18 @@ def task_of(arguments: argparse.Namespace) -> Task:
     request = gather(arguments.options, arguments.set)
     if request.needs_data() and arguments.data is None:
         raise EspalierError("calibration_required", "add --data CAL.npz", where="--data")
+    if request.needs_history() and arguments.history is None:
+        raise EspalierError("history_required", "add --history HISTORY.npz", where="--history")
     return Task(
-        request, arguments.model, arguments.data, arguments.eval, external, out, tuple(arguments.report), arguments.all
+        request,
+        arguments.model,
+        arguments.data,
+        arguments.eval,
+        arguments.history,
+        external,
+        out,
+        tuple(arguments.report),
+        arguments.all,
     )
 
 
@@ -117,6 +129,7 @@ def _local(task: Task, arguments: argparse.Namespace, progress: ProgressLine) ->
             model=task.model,
             calibration=task.calibration,
             evaluation=task.evaluation,
+            history=task.history,
             external=task.external,
             workdir=folder,
             threads=arguments.threads,
@@ -139,6 +152,7 @@ def _remote(task: Task, arguments: argparse.Namespace, progress: ProgressLine) -
             task.request,
             calibration=task.calibration,
             evaluation=task.evaluation,
+            history=task.history,
             external=task.external,
         )
         job = followed(client, job, arguments.server, progress)

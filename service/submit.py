@@ -53,6 +53,7 @@ def body_hash(options: JobRequest, inputs: JobInputs) -> str:
         "external": {location: ref.blob for location, ref in sorted(inputs.external.items())},
         "calibration": inputs.calibration and inputs.calibration.blob,
         "evaluation": inputs.evaluation and inputs.evaluation.blob,
+        "history": inputs.history and inputs.history.blob,
     }
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
@@ -69,6 +70,8 @@ def place(service: Service, order: Order) -> JobRecord:
     """Queue the order's job; or find the job that the same idempotency key led to before."""
     if order.options.needs_data() and order.inputs.calibration is None:
         raise EspalierError("calibration_required", order.options.why_data(), where="calibration")
+    if order.options.needs_history() and order.inputs.history is None:
+        raise EspalierError("history_required", order.options.why_history(), where="history")
     body_sha256 = body_hash(order.options, order.inputs)
     if order.idempotency_key is not None:
         known = service.jobs.repeat_of(order.owner, order.idempotency_key, body_sha256)

@@ -111,6 +111,7 @@ def _materialise(manifest: SubmitManifest, blobs: BlobStore, folder: Path) -> So
         external={location: source(ref) for location, ref in inputs.external.items()},
         calibration=source(inputs.calibration) if inputs.calibration else None,
         evaluation=source(inputs.evaluation) if inputs.evaluation else None,
+        history=source(inputs.history) if inputs.history else None,
     )
 
 

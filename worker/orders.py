@@ -38,9 +38,10 @@ class Sources(_Document):
     external: dict[str, Source]
     calibration: Source | None
     evaluation: Source | None
+    history: Source | None = None
 
     def all(self) -> tuple[Source, ...]:
-        given = (self.model, *self.external.values(), self.calibration, self.evaluation)
+        given = (self.model, *self.external.values(), self.calibration, self.evaluation, self.history)
         return tuple(source for source in given if source is not None)
 
 

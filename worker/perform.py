@@ -29,6 +29,7 @@ def perform(order: Order, emit: Emit) -> None:
         external={location: _file(source) for location, source in order.sources.external.items()},
         calibration=_file(order.sources.calibration) if order.sources.calibration else None,
         evaluation=_file(order.sources.evaluation) if order.sources.evaluation else None,
+        history=_file(order.sources.history) if order.sources.history else None,
     )
     limits = Limits(order.bounds.threads, order.bounds.data_bytes, torchscript=order.bounds.torchscript)
     if isinstance(order.request, PruneRequest):

@@ -13,6 +13,7 @@ from schemas.criteria.bn_scale import BnScale
 from schemas.criteria.brute_force import BruteForce
 from schemas.criteria.distinctiveness import Distinctiveness
 from schemas.criteria.fpgm import Fpgm
+from schemas.criteria.karnin import Karnin
 from schemas.criteria.magnitude import Magnitude
 from schemas.criteria.random import Random
 from schemas.criteria.taylor1 import Taylor1
@@ -27,6 +28,7 @@ __all__ = [
     "CriterionBase",
     "Distinctiveness",
     "Fpgm",
+    "Karnin",
     "Magnitude",
     "Random",
     "Taylor1",
@@ -34,7 +36,7 @@ __all__ = [
 ]
 
 Criterion = Annotated[
-    Apoz | BnScale | BruteForce | Distinctiveness | Fpgm | Magnitude | Random | Taylor1 | Taylor2,
+    Apoz | BnScale | BruteForce | Distinctiveness | Fpgm | Karnin | Magnitude | Random | Taylor1 | Taylor2,
     Field(discriminator="name"),
 ]
 
@@ -44,6 +46,7 @@ CRITERIA: dict[str, type[CriterionBase]] = {
     "brute_force": BruteForce,
     "distinctiveness": Distinctiveness,
     "fpgm": Fpgm,
+    "karnin": Karnin,
     "magnitude": Magnitude,
     "random": Random,
     "taylor1": Taylor1,

@@ -19,8 +19,12 @@ class CriterionBase(BaseModel, ABC):
 
     def in_words(self) -> str:
         """The criterion and what was set of it, as a report says it."""
-        chosen = ", ".join(f"{name} {value}" for name, value in self if value != type(self).model_fields[name].default)
+        chosen = ", ".join(self.settings_in_words())
         return f"{type(self).model_fields['name'].default.replace('_', ' ')}{' with ' if chosen else ''}{chosen}"
+
+    def settings_in_words(self) -> list[str]:
+        """What was set otherwise than by default."""
+        return [f"{name} {value}" for name, value in self if value != type(self).model_fields[name].default]
 
     @abstractmethod
     def needs_data(self) -> bool:
@@ -37,6 +41,14 @@ class CriterionBase(BaseModel, ABC):
     def counts_zeros(self) -> bool:
         """Whether the criterion asks how often a unit is exactly zero."""
         return False
+
+    def needs_history(self) -> bool:
+        """Whether the criterion looks at the history of the training."""
+        return False
+
+    def own_share(self) -> float | None:
+        """The share of the weights that the criterion's pattern removes, where it says so by itself."""
+        return None
 
     def prunes_weights(self) -> bool:
         """True for unstructured criteria: they zero single weights and leave every shape as it is."""

@@ -4,10 +4,10 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from schemas.criteria.base import CriterionBase
+from schemas.criteria.weights import WeightCriterion
 
 
-class Magnitude(CriterionBase):
+class Magnitude(WeightCriterion):
     """Small weights matter little."""
 
     summary: ClassVar[str] = (
@@ -24,22 +24,19 @@ class Magnitude(CriterionBase):
     name: Literal["magnitude"] = "magnitude"
     of: Literal["units", "weights"] = Field(default="units", description="Rank whole units or single weights.")
     norm: Literal["l1", "l2"] = Field(default="l2", description="The norm of a unit's incoming weights.")
-    across: Literal["layer", "global"] = Field(
-        default="layer", description="For weights: the share is taken of every layer, or of all layers together."
-    )
     threshold: float | None = Field(
         default=None, gt=0, description="With amount `threshold`: what has a smaller norm (or absolute value) goes."
     )
 
     @model_validator(mode="after")
     def _global_weights(self) -> "Magnitude":
-        if self.across == "global" and self.of == "units":
-            raise ValueError('across: "global" ranks single weights; use it with of: "weights"')
+        self.refuse_for_units(self.of)
         return self
 
     def in_words(self) -> str:
-        where = ", across all layers" if self.across == "global" else ""
-        return f"{self.norm.upper()} magnitude of {self.of}{where}"
+        where = {"row": ", in every output", "layer": "", "global": ", across all layers"}[self.across]
+        pattern = f", {self.pattern_in_words()}" if self.pattern else ""
+        return f"{self.norm.upper()} magnitude of {self.of}{where}{pattern}"
 
     def needs_data(self) -> bool:
         return False

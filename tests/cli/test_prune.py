@@ -1,5 +1,6 @@
 """`espalier prune --local` with the real engine, and `prune` against a real API."""
 
+import hashlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 import pytest
@@ -126,6 +128,22 @@ def test_data_that_is_needed_is_asked_for_before_anything_starts(
 ) -> None:
     assert 2 == main(["prune", str(example.model)])
     assert "add --data" in capsys.readouterr().err
+
+
+def test_a_history_reaches_the_engine_and_is_asked_for_before_anything_starts(
+    example: Example, tmp_path: Path, local: Callable[..., int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = onnx.load(example.model).graph.initializer
+    final = {one.name: onnx.numpy_helper.to_array(one) for one in weights}
+    arrays = {f"e1/{name}": array for name, array in final.items()}
+    np.savez(tmp_path / "h.npz", **arrays, **{f"e0/{name}": array + 1 for name, array in final.items()})
+    karnin = ("--set", "criterion.name=karnin", "--set", "amount.remove_weights=0.5")
+    assert 2 == local(*karnin)
+    assert "--history HISTORY.npz" in capsys.readouterr().err
+    assert 2 == local(*karnin, "--history", "missing.npz")
+    assert 0 == local(*karnin, "--history", str(tmp_path / "h.npz"), "--report", str(tmp_path / "r.json"))
+    report = Report.model_validate_json((tmp_path / "r.json").read_bytes())
+    assert hashlib.sha256((tmp_path / "h.npz").read_bytes()).hexdigest() == report.provenance.history_sha256
 
 
 def test_external_data_reaches_the_engine(example: Example, tmp_path: Path, local: Callable[..., int]) -> None:

@@ -38,6 +38,18 @@ def data(folder: Path, proto: onnx.ModelProto, name: str, seed: int, labels: boo
     return path
 
 
+def history(folder: Path, proto: onnx.ModelProto) -> Path:
+    """A made-up training of three epochs that ends in the model's weights."""
+    rng = np.random.default_rng(3)
+    final = {one.name: onnx.numpy_helper.to_array(one) for one in proto.graph.initializer if len(one.dims) > 1}
+    arrays = {f"e3/{name}": array for name, array in final.items()}
+    for epoch in range(3):
+        arrays |= {f"e{epoch}/{name}": array + rng.normal(0, 0.3, array.shape) for name, array in final.items()}
+    path = folder / "history.npz"
+    np.savez(path, **arrays)
+    return path
+
+
 def network() -> onnx.ModelProto:
     """The small CNN with a dead channel: unit 1 of c2 never fires."""
     proto = cnn()
@@ -65,6 +77,7 @@ def job(
         {},
         as_input(data(folder, proto, "calibration", 1, labels)) if calibration else None,
         as_input(data(folder, proto, "evaluation", 2, labels)) if evaluation else None,
+        as_input(history(folder, proto)),
     )
     emit = progress.append if progress is not None else lambda _: None
     return prune(parse_options(options), inputs, folder, Limits(1, 1 << 30), emit)
@@ -137,6 +150,10 @@ def removed(report: Report) -> dict[str, tuple[int, ...]]:
 
 WIDE = {"criterion": {"name": "distinctiveness", "angle_deg": 60}}
 BY_LOSS = ("taylor1", "taylor2", "brute_force")
+KARNIN = {"name": "karnin"}
+WEIGHTS = {"name": "magnitude", "of": "weights"}
+CHANCE = {"name": "random", "of": "weights"}
+SOME = {"remove_weights": 0.5}
 SCALED = {"preprocess": {"scale": 2.0}}
 
 
@@ -177,6 +194,38 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     **{f"criterion.{name}.samples": (by_loss(name), by_loss(name, samples=5)) for name in BY_LOSS},
     "criterion.taylor2.hessian": (by_loss("taylor2"), by_loss("taylor2", hessian="gauss_newton")),
     "criterion.brute_force.cascade": (by_loss("brute_force"), by_loss("brute_force", cascade=0.3)),
+    "criterion.karnin.of": (
+        {"criterion": {**KARNIN, "threshold": 0.4}}, {"criterion": {**KARNIN, "threshold": 0.4, "of": "units"}}
+    ),
+    "criterion.karnin.normalise": (
+        {"criterion": {**KARNIN, "threshold": 0.4}}, {"criterion": {**KARNIN, "threshold": 0.4, "normalise": "abs"}}
+    ),
+    "criterion.karnin.threshold": (
+        {"criterion": {**KARNIN, "threshold": 0.4}}, {"criterion": {**KARNIN, "threshold": 0.5}}
+    ),
+    "criterion.karnin.learning_rate": (
+        {"criterion": {**KARNIN, "threshold": 1, "normalise": "none", "learning_rate": 1}},
+        {"criterion": {**KARNIN, "threshold": 1, "normalise": "none", "learning_rate": 0.1}},
+    ),
+    "criterion.karnin.pattern": (
+        {"criterion": {**KARNIN, "pattern": {"n": 2, "m": 4}}}, {"criterion": {**KARNIN, "pattern": {"n": 1, "m": 4}}}
+    ),
+    "criterion.karnin.across": (
+        {"criterion": KARNIN, "amount": SOME}, {"criterion": {**KARNIN, "across": "global"}, "amount": SOME}
+    ),
+    "criterion.random.of": (
+        {"criterion": {"name": "random"}, "amount": {"remove_units": 0.5}}, {"criterion": CHANCE, "amount": SOME}
+    ),
+    "criterion.random.pattern": (
+        {"criterion": {**CHANCE, "pattern": {"n": 2, "m": 4}}},
+        {"criterion": {**CHANCE, "pattern": {"rows": 2, "cols": 2}}, "amount": SOME},
+    ),
+    "criterion.random.across": (
+        {"criterion": CHANCE, "amount": SOME}, {"criterion": {**CHANCE, "across": "row"}, "amount": SOME}
+    ),
+    "criterion.magnitude.pattern": (
+        {"criterion": WEIGHTS, "amount": SOME}, {"criterion": {**WEIGHTS, "pattern": {"n": 2, "m": 4}}}
+    ),
     "criterion.magnitude.norm": (HALF, {**HALF, "criterion": {"name": "magnitude", "norm": "l1"}}),
     "criterion.magnitude.of": (
         {"criterion": {"name": "magnitude", "threshold": 0.8}},
@@ -246,6 +295,7 @@ def outcome(report: Report) -> object:
     return (
         removed(report),
         report.after.nonzero_parameters,
+        [layer.nonzero_after for layer in report.layers],
         report.before.accuracy,
         report.after.accuracy,
         broken,

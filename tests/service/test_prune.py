@@ -16,6 +16,9 @@ from tests.service.conftest import Api
 Serve = Callable[..., Api]
 
 
+KEY = {"Idempotency-Key": "one"}
+
+
 def name_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -181,6 +184,7 @@ def test_wrong_options_are_pointed_at_and_nothing_stays(api: Api, options: str, 
         ({"model": b"m", "calibration": b"c"}, "[]", "options_not_json"),
         ({"model": b"m", "calibration": b"c"}, '{"device": "cuda"}', "device_unavailable"),
         ({"model": b"m", "extra": b"c"}, "{}", "body_invalid"),
+        ({"model": b"m"}, '{"criterion": {"name": "karnin", "threshold": 0.45}}', "history_required"),
     ],
 )
 def test_a_refused_form_leaves_nothing(api: Api, files: dict[str, bytes], options: str, code: str) -> None:
@@ -193,6 +197,17 @@ def test_a_refused_form_leaves_nothing(api: Api, files: dict[str, bytes], option
 def test_data_are_optional_where_the_criterion_needs_none(api: Api) -> None:
     options = '{"criterion": {"name": "magnitude"}, "amount": {"remove_units": 0.5}}'
     assert 202 == api.client.post("/prune", files={"model": b"m"}, data={"options": options}).status_code
+
+
+def test_a_history_is_an_input_as_the_others_are(api: Api) -> None:
+    options = {"criterion": {"name": "karnin", "threshold": 0.45}}
+    files = {"model": b"m", "history": b"h"}
+    form = api.client.post("/prune", files=files, data={"options": json.dumps(options)}, headers=KEY).json()
+    assert name_of(b"h") == form["inputs"]["history"]["blob"]
+    body = {**{field: {"blob": put(api, data)} for field, data in files.items()}, "options": options}
+    assert form["id"] == api.client.post("/prune", json=body, headers=KEY).json()["id"]
+    other = {**body, "history": {"blob": put(api, b"h2")}}
+    assert "idempotency_key_reused" == api.client.post("/prune", json=other, headers=KEY).json()["code"]
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(api: Api) -> None:

@@ -117,6 +117,24 @@ def test_a_network_is_pruned_in_confined_children(place: Workplace, tmp_path: Pa
     assert {"load", "select", "prove", "judge", "report"} <= {one.progress.stage for one in heard if one.progress}
 
 
+def trained(units: int) -> bytes:
+    """A made-up history that ends in the network's weights."""
+    final = {one.name: numpy_helper.to_array(one) for one in onnx.ModelProto.FromString(network(units)).graph.initializer}
+    file = io.BytesIO()
+    np.savez(file, **{f"e{epoch}/{name}": array - 1 + epoch for epoch in range(2) for name, array in final.items()})
+    return file.getvalue()
+
+
+def test_a_history_is_read_in_the_confined_child(place: Workplace) -> None:
+    options = {"criterion": {"name": "karnin"}, "amount": {"remove_weights": 0.5}, "device": "cpu"}
+    job = submit(place, {"model": network(8), "calibration": samples(50), "history": trained(8)}, options)
+    claim = place.store.claim(job.id, "w", lease_seconds=5)
+    assert claim is not None
+    attempt(claim, place)
+    done = place.store.get(job.id, "ann")
+    assert JobState.SUCCEEDED == done.state, done.failure
+
+
 @pytest.mark.parametrize(
     ("files", "code"),
     [

@@ -36,6 +36,7 @@ def main(arguments: list[str]) -> int:
             external={location: _input(path) for location, path in external.items()},
             calibration=_input(given.calibration) if given.calibration else None,
             evaluation=_input(given.evaluation) if given.evaluation else None,
+            history=_input(given.history) if given.history else None,
         )
         given.workdir.mkdir(parents=True, exist_ok=True)
         threads = given.threads or os.cpu_count() or 1
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--external", action="append", default=[], metavar="LOCATION=FILE", help="external data")
     parser.add_argument("--calibration", type=Path, help="samples to prune with: .npz, .npy or .csv")
     parser.add_argument("--evaluation", type=Path, help="samples to judge with")
+    parser.add_argument("--history", type=Path, help="how training changed the weights: .npz")
     parser.add_argument("--options", default="{}", help="JSON, or @FILE")
     parser.add_argument("--workdir", type=Path, required=True, help="where the artifact and the reports go")
     parser.add_argument("--threads", type=int, default=0, help="0: one for each core")

@@ -15,6 +15,7 @@ from schemas.request import JobRequest
 from worker.engine import torchscript
 from worker.engine.axes import Analysis, analyse
 from worker.engine.data import Samples, Split, read_samples, split
+from worker.engine.data.history import History, read_history
 from worker.engine.execute import Executor
 from worker.engine.graph import Graph, freeze
 from worker.engine.load import Loaded, gzip_bytes, load
@@ -36,6 +37,7 @@ class Prepared:
     analysis: Analysis
     device: Literal["cpu", "cuda"]
     folder: Path
+    history: History | None
 
 
 def prepare(
@@ -49,12 +51,13 @@ def prepare(
         graph = freeze(loaded.model)
     with stage("data", "reading the data"):
         data = _read(request, inputs, graph, limits)
+        history = _history(request, inputs, limits)
         probe = probe_samples(graph, data, request.seed)
     with stage("analyse", "following the axes"):
         executor = Executor(graph, device)
         seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
         analysis = analyse(graph, seen, request.lossy)
-    return Prepared(loaded, graph, data, probe, executor, analysis, device, workdir)
+    return Prepared(loaded, graph, data, probe, executor, analysis, device, workdir, history)
 
 
 def _load(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, shelf: Shelf) -> Loaded:
@@ -98,3 +101,12 @@ def _read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits) -> 
     if calibration is None and request.needs_data():
         raise EspalierError("calibration_required", request.why_data(), where="calibration")
     return split(calibration, read(inputs.evaluation, "evaluation"), request.seed)
+
+
+def _history(request: JobRequest, inputs: Inputs, limits: Limits) -> History | None:
+    """The history of the training, where the request looks at it."""
+    if not request.needs_history():
+        return None
+    if inputs.history is None:
+        raise EspalierError("history_required", request.why_history(), where="history")
+    return read_history(inputs.history.path, max_bytes=limits.max_data_bytes)

@@ -220,6 +220,7 @@ def _provenance(subject: Subject, work: Work, threads: int) -> Provenance:
         external_sha256={location: file.sha256 for location, file in inputs.external.items()},
         calibration_sha256=inputs.calibration.sha256 if inputs.calibration else None,
         evaluation_sha256=inputs.evaluation.sha256 if inputs.evaluation else None,
+        history_sha256=inputs.history.sha256 if inputs.history else None,
         artifact_sha256=sha256(work.artifact),
         seed=subject.request.seed,
         device=subject.device,

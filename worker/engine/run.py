@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from schemas.criteria import Distinctiveness
+from schemas.criteria import Distinctiveness, Karnin
 from schemas.criteria.loss import LossCriterion
 from schemas.errors import EspalierError
 from schemas.job import Progress
@@ -36,6 +36,7 @@ from worker.engine.prepare import Prepared, prepare
 from worker.engine.render import render_html, render_markdown
 from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
+from worker.engine.sensitivity import sensitivities
 from worker.engine.shelf import Shelf
 from worker.engine.sparsify import sparsify
 from worker.engine.stages import Emit, InputFile, Inputs, Judged, Limits, Stages, Subject, Work
@@ -73,7 +74,10 @@ def _run(request: PruneRequest, inputs: Inputs, ready: Prepared, limits: Limits,
 def subject_of(request: PruneRequest, inputs: Inputs, ready: Prepared) -> Subject:
     """The prepared model under a request's knife."""
     groups = _groups(request, ready.analysis)
-    return Subject(request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device, ready.folder)
+    sensitive = sensitivities(request.criterion, ready.history, ready.graph)
+    return Subject(
+        request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device, ready.folder, sensitive
+    )
 
 
 def remove(subject: Subject, evidence: Mapping[str, Evidence], stage: Stages) -> Work:
@@ -125,6 +129,7 @@ class Wanted:
     seed: int
     zeros: bool = False
     loss: "LossWanted | None" = None
+    learning_rate: float | None = None  # of Karnin's formula
 
 
 @dataclass(frozen=True)
@@ -143,8 +148,9 @@ def wanted(request: PruneRequest) -> Wanted:
     loss = None
     if isinstance(criterion, LossCriterion):
         loss = LossWanted(criterion.loss, criterion.samples, request.evaluation)
+    rate = criterion.learning_rate if isinstance(criterion, Karnin) else None
     grams = units and request.needs_grams()
-    return Wanted(units, grams=grams, seed=request.seed, zeros=criterion.counts_zeros(), loss=loss)
+    return Wanted(units, grams, request.seed, criterion.counts_zeros(), loss, rate)
 
 
 def observe(
@@ -162,7 +168,12 @@ def observe(
         look = _look(want.loss, subject, executor, fit, stage)
     return {
         group.name: gather(
-            graph, group, found.get(group.name, ()), want.seed, partial(look.open, group) if look else None
+            graph,
+            group,
+            found.get(group.name, ()),
+            want.seed,
+            partial(look.open, group) if look else None,
+            subject.sensitivities,
         )
         for group in subject.groups
     }
@@ -220,7 +231,7 @@ def _cut(
     done: dict[str, tuple[Done, ...]] = {}
     if request.criterion.prunes_weights():
         layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
-        changed = sparsify(request, graph, layers)
+        changed = sparsify(request, graph, layers, subject.sensitivities)
     else:
         changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
     changed = {name: shelf.keep(array) for name, array in changed.items()}

@@ -17,6 +17,7 @@ from worker.engine.compensate import Done
 from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph
 from worker.engine.load import Loaded
+from worker.engine.sensitivity import Sensitivities
 
 Emit = Callable[[Progress], None]
 
@@ -50,6 +51,7 @@ class Inputs:
     external: Mapping[str, InputFile]
     calibration: InputFile | None
     evaluation: InputFile | None
+    history: InputFile | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ class Subject:
     groups: tuple[Group, ...]
     device: Literal["cpu", "cuda"]
     folder: Path
+    sensitivities: Sensitivities | None = None
 
 
 @dataclass(frozen=True, eq=False)

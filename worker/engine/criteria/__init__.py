@@ -11,6 +11,8 @@ from worker.engine.criteria.brute_force import BruteForceRanking
 from worker.engine.criteria.distinctiveness import DistinctivenessRanking
 from worker.engine.criteria.evidence import Criterion, Evidence
 from worker.engine.criteria.fpgm import FpgmRanking
+from worker.engine.criteria.karnin import KarninRanking
+from worker.engine.criteria.layers import WeightRanking
 from worker.engine.criteria.magnitude import MagnitudeRanking
 from worker.engine.criteria.random import RandomRanking
 from worker.engine.criteria.taylor1 import Taylor1Ranking
@@ -22,12 +24,20 @@ RANKINGS: Mapping[str, Callable[..., Criterion]] = {
     "brute_force": BruteForceRanking,
     "distinctiveness": DistinctivenessRanking,
     "fpgm": FpgmRanking,
+    "karnin": KarninRanking,
     "magnitude": MagnitudeRanking,
     "random": RandomRanking,
     "taylor1": Taylor1Ranking,
     "taylor2": Taylor2Ranking,
 }
 
+
+# The criteria that can rank single weights.
+WEIGHTS: Mapping[str, Callable[..., WeightRanking]] = {
+    "karnin": KarninRanking,
+    "magnitude": MagnitudeRanking,
+    "random": RandomRanking,
+}
 
 # Why a criterion has no say on a group; those that are not here have one on every group.
 OBSTACLES: Mapping[str, Callable[[Evidence], str | None]] = {
@@ -37,8 +47,13 @@ OBSTACLES: Mapping[str, Callable[[Evidence], str | None]] = {
 
 
 def ranking(parameters: Parameters) -> Criterion:
-    """The ranking for a criterion's parameters."""
+    """The ranking of units for a criterion's parameters."""
     return RANKINGS[parameters.name](parameters)
+
+
+def weight_ranking(parameters: Parameters) -> WeightRanking:
+    """The ranking of single weights for a criterion's parameters."""
+    return WEIGHTS[parameters.name](parameters)
 
 
 def passed_over(parameters: Parameters, evidence: Mapping[str, Evidence]) -> dict[str, str]:

@@ -5,7 +5,7 @@ Criteria see weights, Grams and what the loss does, never operators.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal, Protocol
 from zlib import crc32
 
@@ -30,6 +30,7 @@ class Evidence:
     seed: tuple[int, ...] = (0,)
     gather_scales: Callable[[], Float] | None = None
     open_gates: Callable[[], Gates] | None = None
+    gather_sensitivities: Callable[[], Float] | None = None
 
     @cached_property
     def rows(self) -> Float:
@@ -40,6 +41,12 @@ class Evidence:
     def scales(self) -> Float:
         """The scales of the batch normalisations behind the units, side by side: (units, places)."""
         return np.zeros((self.units, 0)) if self.gather_scales is None else self.gather_scales()
+
+    @cached_property
+    def sensitivities(self) -> Float:
+        """Karnin's sensitivities of the incoming weights: (units, fan-in)."""
+        assert self.gather_sensitivities is not None, "the request's history was read"
+        return self.gather_sensitivities()
 
     def generator(self) -> np.random.Generator:
         """The same numbers at every call, others in every group."""
@@ -78,16 +85,13 @@ def gather(
     sites: tuple[SiteGram, ...],
     seed: int = 0,
     open_gates: Callable[[], Gates] | None = None,
+    sensitivities: Callable[[str], Float] | None = None,
 ) -> Evidence:
-    """The evidence on one group: its producers' weights, the Grams that were observed, and its gates."""
+    """The evidence on one group: its producers' weights, the Grams that were observed, its gates, how sensitive weights
+    are."""
 
     def rows() -> Float:
-        parts = []
-        for produce in group.producers:
-            index = group.sites[produce.weight, produce.axis]
-            weight = np.moveaxis(real(graph, produce.weight), produce.axis, 0)
-            parts.append(weight[index].reshape(group.units, -1))
-        return np.concatenate(parts, axis=1)
+        return incoming(group, partial(real, graph))
 
     def scales() -> Float:
         names = [op.inputs[1] for op in graph.ops if op.key == "BatchNormalization"]
@@ -95,7 +99,19 @@ def gather(
         parts = [graph.constants[name].astype(np.float64)[index] for name, index in known.items()]
         return np.concatenate([np.zeros((group.units, 0)), *parts], axis=1)
 
-    return Evidence(group.units, rows, sites, (seed, crc32(group.name.encode())), scales, open_gates)
+    seeds = (seed, crc32(group.name.encode()))
+    sensitive = None if sensitivities is None else partial(incoming, group, sensitivities)
+    return Evidence(group.units, rows, sites, seeds, scales, open_gates, sensitive)
+
+
+def incoming(group: Group, of: Callable[[str], Float]) -> Float:
+    """Something said of each weight, of the incoming weights of the units, over all producers: (units, fan-in)."""
+    parts = []
+    for produce in group.producers:
+        index = group.sites[produce.weight, produce.axis]
+        weight = np.moveaxis(of(produce.weight), produce.axis, 0)
+        parts.append(weight[index].reshape(group.units, -1))
+    return np.concatenate(parts, axis=1)
 
 
 def centres(site: SiteGram, how: Centre) -> Float:

@@ -8,7 +8,8 @@ Refused before numpy allocates anything: Python objects, arrays larger than the 
 import math
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -55,27 +56,48 @@ def read_file(path: Path, *, max_bytes: int, where: str) -> RawFile:
     return RawFile("csv", {}, read_table(path, max_bytes=max_bytes, where=where))
 
 
+def npz_members(path: Path, *, max_bytes: int, max_members: int, where: str) -> tuple[str, ...] | None:
+    """The names of the arrays in an .npz, in its order, once its directory is found to be in order. None for any other
+    kind of file."""
+    with path.open("rb") as file:
+        if not file.read(8).startswith(ZIP_MAGICS):
+            return None
+    with _damage_is_refused(where), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        _check_directory(members, max_bytes, max_members, where)
+        return tuple(member.filename.removesuffix(".npy") for member in members)
+
+
+def read_members(
+    path: Path, names: Sequence[str], *, max_bytes: int, where: str
+) -> Iterator[tuple[str, NDArray[np.generic]]]:
+    """Arrays of an .npz in the order they are asked for, one after the other. Its directory has been looked at."""
+    with _damage_is_refused(where), zipfile.ZipFile(path) as archive:
+        for name in names:
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as file:
+                yield name, _read_npy(file, member.file_size, max_bytes, f"{where}: array {name!r}")
+
+
 def _read_npz(path: Path, max_bytes: int, where: str) -> dict[str, NDArray[np.generic]]:
+    names = npz_members(path, max_bytes=max_bytes, max_members=MAX_MEMBERS, where=where) or ()
+    return dict(read_members(path, names, max_bytes=max_bytes, where=where))
+
+
+@contextmanager
+def _damage_is_refused(where: str) -> Iterator[None]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_directory(members, max_bytes, where)
-            arrays = {}
-            for member in members:
-                name = member.filename.removesuffix(".npy")
-                with archive.open(member) as file:
-                    arrays[name] = _read_npy(file, member.file_size, max_bytes, f"{where}: array {name!r}")
-            return arrays
+        yield
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError) as error:
         raise EspalierError("data_unreadable", f"the .npz is damaged or incomplete: {error}", where=where) from None
 
 
-def _check_directory(members: list[zipfile.ZipInfo], max_bytes: int, where: str) -> None:
+def _check_directory(members: list[zipfile.ZipInfo], max_bytes: int, max_members: int, where: str) -> None:
     """Judges the archive by its directory: reading a bomb's first byte is already too late."""
     if not members:
         raise EspalierError("data_empty", "the .npz holds no array", where=where)
-    if len(members) > MAX_MEMBERS:
-        detail = f"the .npz holds {len(members):,} arrays; at most {MAX_MEMBERS:,} are read"
+    if len(members) > max_members:
+        detail = f"the .npz holds {len(members):,} arrays; at most {max_members:,} are read"
         raise EspalierError("data_too_large", detail, where=where)
     seen: set[str] = set()
     for member in members:
