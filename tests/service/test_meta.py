@@ -201,7 +201,7 @@ def test_the_description_is_complete(api: Api) -> None:
     prune = document["paths"]["/prune"]["post"]
     assert {"multipart/form-data", "application/json"} == set(prune["requestBody"]["content"])
     form = prune["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
-    assert {"model", "calibration", "evaluation", "options"} == set(form)
+    assert {"model", "calibration", "evaluation", "history", "options"} == set(form)
     look = document["paths"]["/inspect"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"][
         "properties"
     ]

@@ -119,7 +119,8 @@ def test_a_network_is_pruned_in_confined_children(place: Workplace, tmp_path: Pa
 
 def trained(units: int) -> bytes:
     """A made-up history that ends in the network's weights."""
-    final = {one.name: numpy_helper.to_array(one) for one in onnx.ModelProto.FromString(network(units)).graph.initializer}
+    weights = onnx.ModelProto.FromString(network(units)).graph.initializer
+    final = {one.name: numpy_helper.to_array(one) for one in weights}
     file = io.BytesIO()
     np.savez(file, **{f"e{epoch}/{name}": array - 1 + epoch for epoch in range(2) for name, array in final.items()})
     return file.getvalue()
