@@ -155,7 +155,7 @@ def test_units_sum_the_sensitivities_of_their_incoming_weights(tmp_path: Path) -
     found = Sensitivities(read(tmp_path, arrays), dissected.graph, 0.1)
     sums = found("c2.weight").sum(axis=(1, 2, 3))
     group = next(one for one in dissected.analysis.groups if one.name == "c2")
-    evidence = gather(dissected.graph, group, (), 0, found)
+    evidence = gather(dissected.graph, group, (), sensitivities=found)
     steps = ranking(Karnin(of="units")).in_order(evidence)
     assert np.argsort(sums)[:-1].tolist() == [step.unit for step in steps]
     assert 0 == steps[0].score
