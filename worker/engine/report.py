@@ -106,9 +106,11 @@ def _side(
     quantised = {node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
     held = [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
     shelf = subject.loaded.shelf
+    nonzero = sum(int(np.count_nonzero(shelf.array(one))) for one in held)
+    shelf.release()  # before the other side's
     return Side(
         parameters=sum(prod(one.dims) for one in held),
-        nonzero_parameters=sum(int(np.count_nonzero(shelf.array(one))) for one in held),
+        nonzero_parameters=nonzero,
         macs=sum(cost.macs_by_op(subject.graph, shapes).values()),
         file_bytes=sizes[0],
         gzip_bytes=sizes[1],

@@ -64,16 +64,21 @@ class DistinctivenessRanking:
 
     def _angles(self, evidence: Evidence) -> Float:
         if self.parameters.on == "weights":
-            return angles_deg(evidence.rows @ evidence.rows.T)
+            return angles_deg(_products(evidence))
         gram = np.sum([centred(site, self.parameters.centre) for site in evidence.sites], axis=0)
         return angles_deg(gram)
 
     def _dead(self, evidence: Evidence) -> list[Step]:
         if not self.parameters.dead_units:
             return []
-        grams = [site.gram for site in evidence.sites] or [evidence.rows @ evidence.rows.T]
+        grams = [site.gram for site in evidence.sites] or [_products(evidence)]
         activity = np.sqrt(np.sum([np.diag(gram) for gram in grams], axis=0))
         return [Step(int(unit), "dead") for unit in np.flatnonzero(activity <= DEAD * activity.max())]
+
+
+def _products(evidence: Evidence) -> Float:
+    rows = evidence.rows
+    return rows @ rows.T
 
 
 def _beyond(row: Float, alive: "np.typing.NDArray[np.bool_]", i: int, parameters: Distinctiveness) -> list[int]:

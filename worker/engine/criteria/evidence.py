@@ -32,9 +32,10 @@ class Evidence:
     open_gates: Callable[[], Gates] | None = None
     gather_sensitivities: Callable[[], Float] | None = None
 
-    @cached_property
+    @property
     def rows(self) -> Float:
-        """The incoming weights of the units, side by side over the producers: (units, fan-in)."""
+        """The incoming weights of the units, side by side over the producers: (units, fan-in). Gathered anew each time:
+        those of all groups are twice the model."""
         return self.gather_rows()
 
     @cached_property
@@ -111,7 +112,7 @@ def incoming(group: Group, of: Callable[[str], Float]) -> Float:
         index = group.sites[produce.weight, produce.axis]
         weight = np.moveaxis(of(produce.weight), produce.axis, 0)
         parts.append(weight[index].reshape(group.units, -1))
-    return np.concatenate(parts, axis=1)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
 
 def centres(site: SiteGram, how: Centre) -> Float:
