@@ -12,7 +12,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 
 from schemas.errors import Failure
 from schemas.files import ARTIFACT, MOST_FILES, REPORTS
-from schemas.request import REQUESTS, JobKind, JobRequest
+from schemas.kinds import REQUESTS, JobRequest
+from schemas.request import JobKind
 
 BLOB_PATTERN = r"^sha256:[0-9a-f]{64}$"
 

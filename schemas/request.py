@@ -4,23 +4,17 @@ In: a JSON object. Out: a `PruneRequest` (`parse_options`) or an `InspectRequest
 keys (naming the nearest known one), values out of range and combinations without a meaning, each with a JSON pointer.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.criteria import CRITERIA, Criterion, Distinctiveness
-from schemas.criteria.weights import PATTERNS
 from schemas.device import CustomTarget, target_named
-from schemas.errors import EspalierError, FieldError, nearest
-
-# An answer is not much longer than what it answers: nobody reads the rest.
-MAX_COMPLAINTS = 50
-MAX_KEY_CHARACTERS = 100
+from schemas.parse import parse
 
 Share = Annotated[float, Field(gt=0, lt=1)]
-JobKind = Literal["prune", "inspect"]
+JobKind = Literal["prune", "inspect", "sweep", "compare"]
 AmountKind = Literal["threshold", "remove_units", "remove_weights", "keep_macs", "keep_parameters"]
 
 
@@ -240,86 +234,11 @@ class InspectRequest(Strict):
         return ""
 
 
-JobRequest = PruneRequest | InspectRequest
-REQUESTS: dict[JobKind, type[PruneRequest] | type[InspectRequest]] = {"prune": PruneRequest, "inspect": InspectRequest}
-Request = TypeVar("Request", PruneRequest, InspectRequest)
-
-
 def parse_options(raw: str | bytes | Mapping[str, Any]) -> PruneRequest:
     """Options from JSON text or a mapping. Raises `options_not_json` or `options_invalid` with pointers."""
-    return _parse(raw, PruneRequest)
+    return parse(raw, PruneRequest)
 
 
 def parse_inspection(raw: str | bytes | Mapping[str, Any]) -> InspectRequest:
     """The same for an inspection."""
-    return _parse(raw, InspectRequest)
-
-
-def _parse(raw: str | bytes | Mapping[str, Any], kind: type[Request]) -> Request:
-    if isinstance(raw, str | bytes):
-        try:
-            raw = json.loads(raw or "{}")
-            # Half a surrogate pair passes as an escape, but is no text that could be stored.
-            json.dumps(raw, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
-            raise EspalierError("options_not_json", f"options: {error}", where="options") from None
-    if not isinstance(raw, Mapping):
-        raise EspalierError("options_not_json", f"options must be an object, not {type(raw).__name__}", where="options")
-    try:
-        return kind.model_validate(raw)
-    except ValidationError as error:
-        errors = tuple(_explain(error, kind))
-        detail = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in errors)
-        if error.error_count() > len(errors):
-            detail += f"; and {error.error_count() - len(errors)} more"
-        raise EspalierError("options_invalid", detail, where="options", errors=errors) from None
-
-
-def _explain(error: ValidationError, kind: type[Strict]) -> list[FieldError]:
-    """The first complaints of pydantic, each a pointer and a sentence; an unknown key names the nearest known one."""
-    return [
-        FieldError(
-            pointer=_pointer(problem["loc"]), detail=_sentence(kind, problem["type"], problem["loc"], problem["msg"])
-        )
-        for problem in error.errors(include_url=False, include_context=False, include_input=False)[:MAX_COMPLAINTS]
-    ]
-
-
-def _pointer(loc: tuple[int | str, ...]) -> str:
-    """The path in the caller's document: the tag that pydantic inserts for a union is not part of it."""
-    parts = [part for i, part in enumerate(loc) if not _is_tag(loc, i)]
-    return "".join("/" + _short(part).replace("~", "~0").replace("/", "~1") for part in parts)
-
-
-def _is_tag(loc: tuple[int | str, ...], i: int) -> bool:
-    """Whether a part names the variant of a union."""
-    if loc[0] != "criterion":
-        return False
-    return (i == 1 and loc[i] in CRITERIA) or (i > 1 and loc[i - 1] == "pattern" and loc[i] in PATTERNS)
-
-
-def _short(part: int | str) -> str:
-    """A key as it was sent, unless it is longer than any key of ours could be meant to be."""
-    return str(part)[:MAX_KEY_CHARACTERS]
-
-
-def _sentence(request: type[Strict], kind: str, loc: tuple[int | str, ...], message: str) -> str:
-    if kind == "extra_forbidden":
-        key = _short(loc[-1])
-        return f"unknown option {key!r}; {nearest(key, _known(request, loc[:-1]))}"
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        return f"`name` must be one of {', '.join(CRITERIA)}"
-    return message.removeprefix("Value error, ")
-
-
-def _known(request: type[Strict], loc: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The keys that the object at `loc` of the options takes."""
-    if not loc:
-        model: type[BaseModel] = request
-    elif loc[0] == "criterion":
-        model = PATTERNS[str(loc[-1])] if loc[-1] in PATTERNS else CRITERIA[str(loc[1])]
-    elif loc[0] == "target":
-        model = CustomTarget
-    else:
-        model = request.model_fields[str(loc[0])].annotation  # type: ignore[assignment]  # sections are models
-    return tuple(field.alias or name for name, field in model.model_fields.items())
+    return parse(raw, InspectRequest)

@@ -22,8 +22,8 @@ from schemas.errors import EspalierError, Failure, nearest
 from schemas.files import ResultFile, ResultFiles
 from schemas.inspection import Inspection
 from schemas.job import Job, JobEvent, JobPage, Progress
+from schemas.kinds import JobRequest
 from schemas.report import Report
-from schemas.request import JobRequest
 from service.files import replacing
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"

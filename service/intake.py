@@ -17,7 +17,8 @@ from starlette.responses import Response
 
 from schemas.errors import EspalierError, FieldError, nearest
 from schemas.job import BLOB_PATTERN, BlobRef, JobInputs
-from schemas.request import JobRequest, parse_inspection, parse_options
+from schemas.kinds import JobRequest
+from schemas.request import parse_inspection, parse_options
 from service.body import pieces, whole
 from service.context import Service
 from service.errors import pointer

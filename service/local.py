@@ -17,7 +17,7 @@ from typing import IO
 
 from schemas.errors import EspalierError, Failure
 from schemas.job import Progress
-from schemas.request import JobRequest
+from schemas.kinds import JobRequest
 from service.extras import ENGINE, require
 
 LAST_WORDS = 2000
@@ -47,7 +47,7 @@ def run_local(
     command += ["--workdir", str(workdir), "--threads", str(threads)]
     for flag, path in (("--calibration", calibration), ("--evaluation", evaluation), ("--history", history)):
         command += [flag, str(path)] if path else []
-    command += ["--inspect"] if request.kind == "inspect" else []
+    command += ["--kind", request.kind]
     command += ["--trust-torchscript"] if trust_torchscript else []
     for location, path in external.items():
         command += ["--external", f"{location}={path}"]

@@ -17,7 +17,7 @@ from typing import Literal
 
 from schemas.errors import EspalierError
 from schemas.job import BlobRef, JobInputs, SubmitManifest
-from schemas.request import JobRequest
+from schemas.kinds import JobRequest
 from service.context import Service
 from state.blobs import BlobWriter, submit_key
 from state.reaper import discard

@@ -9,6 +9,7 @@ one that speaks of another artifact.
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -21,14 +22,20 @@ from schemas.inspection import Inspection
 from schemas.job import BlobRef, JobResult, Verdict
 from schemas.report import Report
 from schemas.request import JobKind
+from schemas.sweep_report import SweepReport
 
 REPORT_BYTES = 64 * 1024 * 1024
 READ_HERE = ("report.json", FILE_LIST)
 LIST_BYTES = 64 * 1024
 FURTHER_SHARE = 4  # all further files together, in multiples of the largest that one may be
-NAMES: dict[JobKind, tuple[str, ...]] = {"prune": (ARTIFACT, *REPORTS), "inspect": REPORTS}
+NAMES: dict[JobKind, tuple[str, ...]] = {
+    "prune": (ARTIFACT, *REPORTS),
+    "inspect": REPORTS,
+    "sweep": REPORTS,
+    "compare": REPORTS,
+}
 
-Document = TypeVar("Document", Report, Inspection, FileList)
+Document = TypeVar("Document", Report, Inspection, SweepReport, FileList)
 
 
 @dataclass(frozen=True)
@@ -42,11 +49,12 @@ class Harvest:
 def harvest(folder: Path, kind: JobKind, *, model_name: str, most_bytes: int) -> Harvest:
     """Check and hash what is there."""
     found = {}
+    further = _further(folder, most_bytes)
     for name in NAMES[kind]:
         sha, size, text = _read(folder / name, most_bytes if name == ARTIFACT else REPORT_BYTES)
         found[name] = BlobRef(blob=sha, bytes=size, name=name)
         if name == "report.json":
-            verdict = _verdict(text, kind, found.get(ARTIFACT))
+            verdict = _verdict(text, kind, [*found.values(), *further])
     if ARTIFACT in found:
         stem = Path(model_name).stem or "model"
         found[ARTIFACT] = found[ARTIFACT].model_copy(update={"name": f"{stem}.pruned.onnx"})
@@ -55,7 +63,7 @@ def harvest(folder: Path, kind: JobKind, *, model_name: str, most_bytes: int) ->
         report_json=found["report.json"],
         report_html=found["report.html"],
         report_md=found["report.md"],
-        files=_further(folder, most_bytes),
+        files=further,
         verdict=verdict,
     )
     return Harvest(result, {name: folder / name for name in result.named()})
@@ -74,16 +82,23 @@ def _further(folder: Path, most_bytes: int) -> tuple[BlobRef, ...]:
     return tuple(found)
 
 
-def _verdict(text: bytes, kind: JobKind, artifact: BlobRef | None) -> Verdict:
-    """What the report says of the constraints, once it is found to be of its kind and about this artifact."""
+def _verdict(text: bytes, kind: JobKind, files: Sequence[BlobRef]) -> Verdict:
+    """What the report says of the constraints, once it is found to be of its kind and about these files."""
     if kind == "inspect":
         _document(text, Inspection)
         return Verdict(met=True)
-    report = _document(text, Report)
-    assert artifact is not None, "a pruning has one"
-    if report.provenance.artifact_sha256.removeprefix("sha256:") != artifact.blob.removeprefix("sha256:"):
-        raise EspalierError("artifact_rejected", "the report speaks of another file", where="report.json")
-    return report.verdict
+    if kind == "prune":
+        report = _document(text, Report)
+        spoken_of, verdict = {ARTIFACT: report.provenance.artifact_sha256}, report.verdict
+    else:
+        many = _document(text, SweepReport)
+        spoken_of = {point.artifact: point.artifact_sha256 or "" for point in many.points if point.artifact}
+        verdict = many.verdict
+    there = {ref.name: ref.blob.removeprefix("sha256:") for ref in files}
+    for name, sha in spoken_of.items():
+        if there.get(name) != sha.removeprefix("sha256:"):
+            raise EspalierError("artifact_rejected", f"the report speaks of another file {name}", where="report.json")
+    return verdict
 
 
 def _read(path: Path, most_bytes: int) -> tuple[str, int, bytes]:

@@ -6,9 +6,10 @@ Refused: whatever the engine refuses. Imported once, by the launcher; every chil
 
 import onnxruntime
 
-from schemas.request import PruneRequest
+from schemas.request import InspectRequest, PruneRequest
 from worker.engine.inspect import inspect
 from worker.engine.run import InputFile, Inputs, Limits, prune
+from worker.engine.sweep import sweep
 from worker.engine.verify import verify_artifact
 from worker.orders import Emit, Order, Source
 
@@ -34,8 +35,10 @@ def perform(order: Order, emit: Emit) -> None:
     limits = Limits(order.bounds.threads, order.bounds.data_bytes, torchscript=order.bounds.torchscript)
     if isinstance(order.request, PruneRequest):
         prune(order.request, inputs, order.workdir, limits, emit)
-    else:
+    elif isinstance(order.request, InspectRequest):
         inspect(order.request, inputs, order.workdir, limits, emit)
+    else:
+        sweep(order.request, inputs, order.workdir, limits, emit)
 
 
 def _file(source: Source) -> InputFile:

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from schemas.inspection import Inspection
 from schemas.job import BlobRef, JobInputs, JobState, ResultManifest, SubmitManifest
-from schemas.request import REQUESTS, JobKind
+from schemas.kinds import REQUESTS
+from schemas.request import JobKind
 from state.blobs import LocalBlobs, result_key
 from state.jobs import JobStore, connect
 from state.settings import Settings

@@ -1,4 +1,4 @@
-"""`python -m worker.engine`: one job in this process, for `espalier prune --local` and for looking at the engine.
+"""`python -m worker.engine`: one job in this process, for the commands' `--local` and for looking at the engine.
 
 In: paths and options on the command line. Out: one JSON object a line on standard output ({"progress": ...}, at the end
 {"done": ...} or {"failure": ...}), the job's files in the work folder. Exit code 0, or 3 where the job failed.
@@ -12,8 +12,11 @@ import sys
 from pathlib import Path
 
 from schemas.errors import EspalierError
-from schemas.job import Progress
-from schemas.request import parse_inspection, parse_options
+from schemas.files import ARTIFACT
+from schemas.job import Progress, Verdict
+from schemas.kinds import REQUESTS, JobRequest
+from schemas.parse import parse
+from schemas.request import InspectRequest, PruneRequest
 
 # Busy-waiting threads of two libraries on few cores cost several times the work; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -21,6 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from worker.engine.inspect import inspect
 from worker.engine.run import InputFile, Inputs, Limits, prune
+from worker.engine.sweep import sweep
 from worker.engine.verify import verify_artifact
 
 DATA_BYTES = 4 << 30
@@ -41,26 +45,35 @@ def main(arguments: list[str]) -> int:
         given.workdir.mkdir(parents=True, exist_ok=True)
         threads = given.threads or os.cpu_count() or 1
         limits = Limits(threads, DATA_BYTES, torchscript=given.trust_torchscript)
-        if given.inspect:
-            inspect(parse_inspection(text), inputs, given.workdir, limits, _say_progress)
-            _say("done", {})
-            return 0
-        report = prune(parse_options(text), inputs, given.workdir, limits, _say_progress)
-        verify_artifact(given.workdir / "artifact.onnx")
+        met = _work(parse(text, REQUESTS[given.kind]), inputs, given.workdir, limits)
     except EspalierError as error:
         _say("failure", error.failure.model_dump())
         return 3
-    _say("done", {"verdict": report.verdict.model_dump()})
+    _say("done", {"verdict": met.model_dump()})
     return 0
+
+
+def _work(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits) -> Verdict:
+    """The job of the request's kind; the models that it made are verified."""
+    if isinstance(request, InspectRequest):
+        inspect(request, inputs, workdir, limits, _say_progress)
+        return Verdict(met=True)
+    if isinstance(request, PruneRequest):
+        report = prune(request, inputs, workdir, limits, _say_progress)
+        verify_artifact(workdir / ARTIFACT)
+        return report.verdict
+    many = sweep(request, inputs, workdir, limits, _say_progress)
+    for point in many.points:
+        if point.artifact:
+            verify_artifact(workdir / point.artifact)
+    return many.verdict
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m worker.engine", description="Prune or inspect one model in this process."
+        prog="python -m worker.engine", description="One job on one model in this process."
     )
-    parser.add_argument(
-        "--inspect", action="store_true", help="remove nothing: say what could go, and what stays and why"
-    )
+    parser.add_argument("--kind", choices=sorted(REQUESTS), default="prune", help="what kind of job")
     parser.add_argument("--model", type=Path, required=True, help="the ONNX file")
     parser.add_argument("--external", action="append", default=[], metavar="LOCATION=FILE", help="external data")
     parser.add_argument("--calibration", type=Path, help="samples to prune with: .npz, .npy or .csv")

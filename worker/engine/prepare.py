@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from schemas.errors import EspalierError
-from schemas.request import JobRequest
+from schemas.kinds import JobRequest
 from worker.engine import torchscript
 from worker.engine.axes import Analysis, analyse
 from worker.engine.data import Samples, Split, read_samples, split
@@ -50,14 +50,19 @@ def prepare(
         loaded = _load(request, inputs, workdir, limits, shelf)
         graph = freeze(loaded.model)
     with stage("data", "reading the data"):
-        data = _read(request, inputs, graph, limits)
+        data, probe = read(request, inputs, graph, limits, request.seed)
         history = _history(request, inputs, limits)
-        probe = probe_samples(graph, data, request.seed)
     with stage("analyse", "following the axes"):
         executor = Executor(graph, device)
         seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
         analysis = analyse(graph, seen, request.lossy)
     return Prepared(loaded, graph, data, probe, executor, analysis, device, workdir, history)
+
+
+def read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits, seed: int) -> tuple[Split, Samples]:
+    """The samples as the seed splits them, and some to look at the model with."""
+    data = _read(request, inputs, graph, limits, seed)
+    return data, probe_samples(graph, data, seed)
 
 
 def _load(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, shelf: Shelf) -> Loaded:
@@ -85,7 +90,7 @@ def _device(request: JobRequest) -> Literal["cpu", "cuda"]:
     return "cuda"
 
 
-def _read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits) -> Split:
+def _read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits, seed: int) -> Split:
     """Calibration and evaluation samples, split once."""
     specs = input_specs(graph, inputs.model.name)
     batch = graph.fixed_batch()
@@ -100,7 +105,7 @@ def _read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits) -> 
     calibration = read(inputs.calibration, "calibration")
     if calibration is None and request.needs_data():
         raise EspalierError("calibration_required", request.why_data(), where="calibration")
-    return split(calibration, read(inputs.evaluation, "evaluation"), request.seed)
+    return split(calibration, read(inputs.evaluation, "evaluation"), seed)
 
 
 def _history(request: JobRequest, inputs: Inputs, limits: Limits) -> History | None:

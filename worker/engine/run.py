@@ -89,13 +89,20 @@ def remove(subject: Subject, evidence: Mapping[str, Evidence], stage: Stages) ->
         return _cut(subject, taken, evidence, passed)
 
 
-def measure(subject: Subject, work: Work, evaluation: Samples | None, probe: Samples, stage: Stages) -> Judged:
-    """Proved, or refused; then judged."""
+def measure(
+    subject: Subject,
+    work: Work,
+    evaluation: Samples | None,
+    probe: Samples,
+    stage: Stages,
+    latency_before_ms: float | None = None,
+) -> Judged:
+    """Proved, or refused; then judged. The uploaded model's latency may be known already."""
     with stage("prove", "comparing with the masked model"):
         proof = _prove(subject, work, probe.rows(0, min(PROOF_SAMPLES, probe.count)))
         verify.assert_exact(proof)
     with stage("judge", "measuring both models in onnxruntime"):
-        return _judge(subject, work, proof, evaluation, probe)
+        return _judge(subject, work, proof, evaluation, probe, latency_before_ms)
 
 
 def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
@@ -288,7 +295,14 @@ def _run_in_torch(
     return [found[name] for name in names]
 
 
-def _judge(subject: Subject, work: Work, proof: Exactness, samples: Samples | None, probe: Samples) -> Judged:
+def _judge(
+    subject: Subject,
+    work: Work,
+    proof: Exactness,
+    samples: Samples | None,
+    probe: Samples,
+    latency_before_ms: float | None,
+) -> Judged:
     """Accuracy and latency of the uploaded model and of the bytes that the caller will fetch."""
     batch = subject.graph.fixed_batch()
     one = evaluate.pad(probe.rows(0, 1), batch)
@@ -298,8 +312,9 @@ def _judge(subject: Subject, work: Work, proof: Exactness, samples: Samples | No
     if samples is not None:
         task = evaluate.resolve_task(subject.request.evaluation, _output_infos(subject), samples.labels)
         scores = evaluate.judge(task, before, after, samples, batch)
-    latencies = evaluate.latency_ms(before, one), evaluate.latency_ms(after, one)
-    return Judged(proof, *scores, *latencies)
+    if latency_before_ms is None:
+        latency_before_ms = evaluate.latency_ms(before, one)
+    return Judged(proof, *scores, latency_before_ms, evaluate.latency_ms(after, one))
 
 
 def _output_infos(subject: Subject) -> list[evaluate.OutputInfo]:

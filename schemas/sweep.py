@@ -1,0 +1,249 @@
+"""Many prunings of one model in one job: a sweep over options, and a comparison of criteria.
+
+In: a JSON object. Out: a `SweepRequest` or a `CompareRequest`, each with its plan: one `PruneRequest` for each point.
+Refused: a point that is no valid request (saying which), more points than `MOST_POINTS`, and points that differ in what
+they must share: the model is loaded, analysed and run on the data once for all of them.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, JsonValue, ValidationError, model_validator
+
+from schemas.criteria import Criterion, Random
+from schemas.parse import complaints, parse
+from schemas.request import Amount, JobKind, Preprocess, PruneRequest, Strict
+
+MOST_POINTS = 64
+MOST_REPEATS = 20
+SHARED = ("lossy", "preprocess", "evaluation", "device", "seed")
+
+Options = dict[str, JsonValue]
+Keep = Literal["all", "best", "none"]
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One point before it is run. `series` names the curve it belongs to; `settings` is what sets it apart."""
+
+    label: str
+    series: str
+    settings: Mapping[str, JsonValue]
+    request: PruneRequest
+
+
+class _Many(Strict):
+    """What a sweep and a comparison have in common."""
+
+    base: Options = Field(default_factory=dict, description="Options of POST /prune that all points share.")
+    repeat: int = Field(
+        default=1,
+        ge=1,
+        le=MOST_REPEATS,
+        description="Run every point with this many seeds, counted up from base.seed: means and standard deviations.",
+    )
+    keep: Keep = Field(
+        default="best", description="The models that are kept as files: of all points, of the best one, or none."
+    )
+
+    def _apart(self) -> Iterator[tuple[str, str, Options]]:
+        """Label, series and settings of each point."""
+        raise NotImplementedError
+
+    @cached_property
+    def plan(self) -> tuple[Planned, ...]:
+        """Every point, in order."""
+        planned: list[Planned] = []
+        for label, series, settings in self._apart():
+            shared = sorted(set(settings) & set(SHARED))
+            if shared:
+                raise ValueError(f"{shared[0]!r} is the same for all points: set it in `base`")
+            try:
+                request = PruneRequest.model_validate(laid_over(self.base, settings))
+            except ValidationError as error:
+                wrong = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in complaints(error, PruneRequest)[:3])
+                raise ValueError(f"point {len(planned) + 1} ({label}): {wrong}") from None
+            planned.append(Planned(label, series, settings, request))
+            if len(planned) > MOST_POINTS:
+                raise ValueError(f"more than {MOST_POINTS} points; a job takes no more")
+        if len({json.dumps(one.request.model_dump(mode="json"), sort_keys=True) for one in planned}) < len(planned):
+            raise ValueError("two points are the same")
+        if not planned:
+            raise ValueError("there is not one point")
+        return tuple(planned)
+
+    @model_validator(mode="after")
+    def _planned(self) -> "_Many":
+        assert self.plan
+        return self
+
+    @property
+    def device(self) -> Literal["auto", "cpu", "cuda"]:
+        return self.plan[0].request.device
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return self.plan[0].request.preprocess
+
+    @property
+    def lossy(self) -> bool:
+        return self.plan[0].request.lossy
+
+    @property
+    def seed(self) -> int:
+        """The first one."""
+        return self.plan[0].request.seed
+
+    def needs_data(self) -> bool:
+        return any(one.request.needs_data() for one in self.plan)
+
+    def why_data(self) -> str:
+        return next(one.request.why_data() for one in self.plan if one.request.needs_data())
+
+    def needs_history(self) -> bool:
+        return any(one.request.needs_history() for one in self.plan)
+
+    def why_history(self) -> str:
+        return next(one.request.why_history() for one in self.plan if one.request.needs_history())
+
+
+class SweepRequest(_Many):
+    """Everything a caller may choose about a sweep."""
+
+    kind: ClassVar[JobKind] = "sweep"
+
+    over: dict[str, Annotated[tuple[JsonValue, ...], Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description='An option and its values, such as {"amount.remove_units": [0.2, 0.5]} or {"criterion.angle_deg": '
+        "[15, 30]}; of several options every combination, the first along the curve, the others a curve each.",
+    )
+    points: tuple[Options, ...] = Field(
+        default=(), description='Instead of `over`: the options of each point, such as [{"compensation": "none"}].'
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_way(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping) and bool(raw.get("over")) == bool(raw.get("points")):
+            raise ValueError('give the points: either `over`, such as {"amount.remove_units": [0.2, 0.5]}, or `points`')
+        return raw
+
+    def _apart(self) -> Iterator[tuple[str, str, Options]]:
+        for settings in self.points:
+            yield _words(settings), "", settings
+        if not self.points:
+            ways = [[(path, value) for value in values] for path, values in self.over.items()]
+            for first, *others in _first_fastest(ways):
+                settings = _nested((first, *others))
+                yield _named(first, *others), _named(*others), settings
+
+
+class SurfaceRequest(Strict):
+    """The error surface: the loss as units are switched off slowly, and as more and more of them are."""
+
+    units: int = Field(default=5, ge=1, le=64, description="The units that each criterion would remove first.")
+    steps: int = Field(default=11, ge=2, le=101, description="Settings of a unit's gate, from 1 (open) to 0 (gone).")
+    removals: int = Field(
+        default=21, ge=2, le=201, description="How many numbers of removed units, from none to all, are tried."
+    )
+
+
+class CompareRequest(_Many):
+    """Everything a caller may choose about a comparison of criteria."""
+
+    kind: ClassVar[JobKind] = "compare"
+
+    criteria: tuple[Criterion, ...] = Field(description="The criteria, each with its parameters; at least one.")
+    amounts: tuple[Amount, ...] = Field(
+        default=(Amount(remove_units=0.25), Amount(remove_units=0.5), Amount(remove_units=0.75)),
+        description="How much each of them removes: a point for every criterion and amount.",
+    )
+    baseline: bool = Field(default=True, description="Put the criterion `random` beside them.")
+    surface: SurfaceRequest | None = Field(
+        default=None, description="Also the error surface of the units that each criterion would remove first."
+    )
+
+    def _apart(self) -> Iterator[tuple[str, str, Options]]:
+        if not self.criteria or not self.amounts:
+            raise ValueError("there is not one point: give at least one criterion and one amount")
+        beside = [] if not self.baseline or any(one.name == "random" for one in self.criteria) else [Random()]
+        for criterion in (*self.criteria, *beside):
+            for amount in self.amounts:
+                if criterion in beside and (amount.kind == "threshold" or amount.kind == "remove_weights"):
+                    continue  # it has no threshold, and draws units
+                settings: Options = {
+                    "criterion": criterion.model_dump(mode="json"),
+                    "amount": amount.model_dump(mode="json", exclude_none=True),
+                }
+                yield f"{criterion.in_words()}, {_words(settings['amount'])}", criterion.in_words(), settings
+
+
+def laid_over(base: Mapping[str, JsonValue], settings: Mapping[str, JsonValue]) -> Options:
+    """The options of a point: its own over those that all share. An amount and another criterion replace what was
+    there; of the same criterion, and of every other section, single values do."""
+    document = dict(base)
+    for name, value in settings.items():
+        before = document.get(name)
+        if name == "criterion" and isinstance(value, dict):
+            if not isinstance(before, dict):
+                before = {"name": PruneRequest.model_fields["criterion"].get_default(call_default_factory=True).name}
+            other = value.get("name", before.get("name")) != before.get("name")
+            document[name] = value if other else {**before, **value}
+        elif name != "amount" and isinstance(before, dict) and isinstance(value, dict):
+            document[name] = {**before, **value}
+        else:
+            document[name] = value
+    return document
+
+
+def _first_fastest(ways: list[list[tuple[str, JsonValue]]]) -> Iterator[tuple[tuple[str, JsonValue], ...]]:
+    """Every combination, along one curve after another."""
+    for others in product(*ways[1:]):
+        for first in ways[0]:
+            yield (first, *others)
+
+
+def _nested(chosen: tuple[tuple[str, JsonValue], ...]) -> Options:
+    """Dotted paths as an object."""
+    settings: Options = {}
+    for path, value in chosen:
+        place = settings
+        *sections, last = path.split(".")
+        for section in sections:
+            inner = place.setdefault(section, {})
+            if not isinstance(inner, dict):
+                raise ValueError(f"{path}: {section!r} is set to a value and to an object")
+            place = inner
+        place[last] = value
+    return settings
+
+
+def _named(*chosen: tuple[str, JsonValue]) -> str:
+    return ", ".join(f"{path.rpartition('.')[2]} {_text(value)}" for path, value in chosen)
+
+
+def _words(settings: JsonValue) -> str:
+    """An object in few words."""
+    if not isinstance(settings, dict):
+        return _text(settings)
+    return ", ".join(
+        f"{name} {_words(value)}" if not isinstance(value, dict) else _words(value) for name, value in settings.items()
+    )
+
+
+def _text(value: JsonValue) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def parse_sweep(raw: str | bytes | Mapping[str, Any]) -> SweepRequest:
+    """Options of a sweep from JSON text or a mapping; refuses as `schemas.parse` does."""
+    return parse(raw, SweepRequest)
+
+
+def parse_comparison(raw: str | bytes | Mapping[str, Any]) -> CompareRequest:
+    """The same for a comparison."""
+    return parse(raw, CompareRequest)
