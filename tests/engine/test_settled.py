@@ -104,3 +104,15 @@ def test_what_the_file_says_of_values_between_is_not_believed(tmp_path: Path) ->
     dissected = dissect(proto, tmp_path)
     gathered = [op for op in dissected.graph.ops if op.key == "Gather"]
     assert ["samples"] == [op.outputs[0] for op in gathered]
+
+
+def test_behind_an_operator_that_onnx_does_not_know_sizes_stay_open(tmp_path: Path) -> None:
+    nodes = [Node("MatMul", ["x", "v"], "h"), Node("Shape", ["h"], "size"), Node("Reshape", ["h", "size"], "r")]
+    proto = model([*nodes, Node("Tanh", ["r"], "a"), Node("MatMul", ["a", "w"], "y")],
+                  {"v": (4, 6), "w": (6, 3)}, {"x": ["N", 4]}, ["y"])  # fmt: skip
+    proto.graph.node[0].CopyFrom(Node("FusedMatMul", ["x", "v"], "h", domain="com.microsoft").proto())
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    dissected = dissect(proto, tmp_path)
+    np.testing.assert_allclose(
+        run(dissected.cut({}), dissected.feeds)[0], run(proto, dissected.feeds)[0], rtol=1e-6, atol=1e-6
+    )

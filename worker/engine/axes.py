@@ -45,9 +45,11 @@ class Group:
     readers: tuple[str, ...]  # names of the consumers' layers
 
     def read_sites(self) -> tuple[Axis, ...]:
-        """Where the consumers read the units: tensors and axes, each once. What takes a mean says little of them."""
+        """Where the consumers read the units: tensors and axes, each once. What takes a mean says little of them, and
+        integers less than the numbers that they stand for."""
         by_weight = [one for one in self.consumers if not one.averages]
-        return tuple(dict.fromkeys(one.read() for one in by_weight or self.consumers))
+        real = [one for one in by_weight if one.zero is None]
+        return tuple(dict.fromkeys(one.read() for one in real or by_weight or self.consumers))
 
     def lossy(self, ties: Ties) -> bool:
         """Whether an operator takes statistics over the units: then they are those of the units that stay."""

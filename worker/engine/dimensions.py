@@ -317,6 +317,8 @@ def _broadcast(own: Size, wanted: Size | None, found: Settled) -> Size:
 def _inferred(op: Op, found: Settled) -> Mapping[str, TypeProto]:
     """What ONNX's own inference says of one node."""
     node = op.node
+    if any(name and name not in found.kinds for name in op.inputs):
+        return {}  # behind an operator that ONNX does not know
     types, data = {}, {}
     for name in op.inputs:
         if name and name in found.kinds:

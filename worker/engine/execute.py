@@ -25,6 +25,7 @@ from worker.engine.graph import Array, Graph, Op
 from worker.engine.memory import run_failure, shortened
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import NoTorchForm
+from worker.engine.quantised import ZEROS
 
 Held: TypeAlias = torch.Tensor | Array  # numpy for what torch has no type for (strings)
 Visit: TypeAlias = Callable[[str, Held], None]
@@ -142,11 +143,22 @@ class Executor:
             return None
         return live[name] if name in live else self.fixed[name]
 
+    def _masked(
+        self, op: Op, slot: int, value: torch.Tensor, mask: torch.Tensor, live: Mapping[str, Held]
+    ) -> torch.Tensor:
+        """Where the mask is zero the operator reads zero: among integers what stands for it."""
+        at = ZEROS.get((op.key, slot))
+        if at is None:
+            return value * mask
+        point = self._value(op.input(at), live)
+        zero = point.to(mask.dtype) if isinstance(point, torch.Tensor) else torch.zeros_like(mask)
+        return (zero + (value.to(mask.dtype) - zero) * mask).to(value.dtype)
+
     def _step(self, op: Op, live: Mapping[str, Held], masks: Masks) -> Sequence[Held]:
         values = [self._value(name, live) for name in op.inputs]
         for slot, value in enumerate(values):
             if (op.index, slot) in masks and isinstance(value, torch.Tensor):
-                values[slot] = value * masks[op.index, slot]
+                values[slot] = self._masked(op, slot, value, masks[op.index, slot], live)
         tensors = [value for value in values if value is None or isinstance(value, torch.Tensor)]
         rule = RULES.get(op.key)
         if rule is not None and len(tensors) == len(values):

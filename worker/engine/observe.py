@@ -4,7 +4,7 @@ In: an executor, groups and batches of samples. Out: `Seen` and `SiteGram`s. Mem
 whatever the number of samples: `G += A^T A`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,13 +88,17 @@ def grams(
     """The Grams of each group, one for each tensor its consumers read, in one pass over the batches."""
     graph = executor.graph
     wanted: dict[str, list[tuple[Group, int, _Accumulator | None]]] = {}
+    groups = tuple(groups)
     for group in groups:
         for tensor, axis in group.read_sites():
             wanted.setdefault(tensor, []).append((group, axis, None))
+    zeros = {name: zero for group in groups for name, zero in _zeros(graph, group)}
 
     def visit(name: str, value: Held) -> None:
         for place, (group, axis, known) in enumerate(wanted.get(name, ())):
             assert isinstance(value, torch.Tensor)
+            if name in zeros:
+                value = value.to(torch.float64) - zeros[name]
             kept = known or _Accumulator(group.sites[name, axis], value.shape[axis], axis, executor.device, count_zeros)
             wanted[name][place] = (group, axis, kept)
             kept.add(value)
@@ -107,6 +111,13 @@ def grams(
             if kept is not None:
                 found.setdefault(group.name, []).append(kept.found(tensor, middle(graph, tensor)))
     return {name: tuple(sites) for name, sites in found.items()}
+
+
+def _zeros(graph: Graph, group: Group) -> Iterator[tuple[str, float]]:
+    """What stands for zero in tensors of integers."""
+    for one in group.consumers:
+        if one.zero is not None and (points := graph.constants.get(one.op.input(one.zero))) is not None:
+            yield one.read()[0], float(points.reshape(-1)[0])
 
 
 def middle(graph: Graph, tensor: str) -> float | None:

@@ -45,7 +45,16 @@ class Primitives:
 
     def constant(self, number: float | Array, whole: bool = False) -> Value:
         """A number or an array, in the kind of numbers that is computed in."""
-        array = np.asarray(number, np.int64 if whole else self._wide)
+        return self.exactly(np.asarray(number, np.int64 if whole else self._wide))
+
+    def where(self, mask: Array, x: Value, zero: Value | None) -> Value:
+        """Integers, and what stands for zero among them where the mask is zero."""
+        wide = np.dtype(np.int32)
+        other = self.exactly(np.zeros((), wide)) if zero is None else self._cast(zero, wide)
+        return self._cast(self("Where", self.exactly(mask != 0), self._cast(x, wide), other), self._kind)
+
+    def exactly(self, array: Array) -> Value:
+        """A constant of the array's own kind."""
         name = self._name("constant")
         tensor = ir.tensor(array, name=name)
         value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)

@@ -1,14 +1,51 @@
-"""Weights that are stored as integers and read through DequantizeLinear; activations that are rounded on their way.
+"""Weights that are stored as integers, read through DequantizeLinear or by operators of integers; activations that are
+rounded on their way.
 
 In: a graph. Out: the initializer behind a weight, its real values, and the integer that stands for zero. Or in: a
 model. Out: the same model without the rounding of its activations.
 """
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 
 from worker.engine.graph import Array, Graph, Op
+
+
+@dataclass(frozen=True)
+class Held:
+    """The input slots of numbers held as integers, of their scale and of what stands for zero. `axis` is the one that
+    has scales of its own; None: an attribute says which. MatMulInteger leaves the scale to what follows."""
+
+    values: int
+    scale: int | None
+    zero: int | None
+    axis: int | None = None
+
+
+HELD: dict[str, tuple[Held, ...]] = {
+    "DequantizeLinear": (Held(0, 1, 2),),
+    "QLinearConv": (Held(3, 4, 5, 0), Held(8, None, None, 0)),
+    "QLinearMatMul": (Held(3, 4, 5, -1), Held(0, 1, 2, -2)),
+    "ConvInteger": (Held(1, None, 3, 0),),
+    "MatMulInteger": (Held(1, None, 3, -1), Held(0, None, 2, -2)),
+    "com.microsoft::QGemm": (Held(3, 4, 5), Held(6, None, None, 0)),
+}
+
+# What stands for zero among the integers that a product or a convolution reads: by operator and slot, its slot.
+ZEROS: dict[tuple[str, int], int] = {
+    ("QLinearConv", 0): 2,
+    ("QLinearMatMul", 0): 2,
+    ("QLinearMatMul", 3): 5,
+    ("ConvInteger", 0): 2,
+    ("MatMulInteger", 0): 2,
+    ("MatMulInteger", 1): 3,
+    ("com.microsoft::QGemm", 0): 2,
+    ("com.microsoft::QGemm", 3): 5,
+}
 
 
 def stored(graph: Graph, name: str) -> str:
@@ -28,24 +65,40 @@ def is_quantised(graph: Graph, name: str) -> bool:
     return _reader(graph, name) is not None
 
 
+def held_as_integers(nodes: Iterable[onnx.NodeProto]) -> dict[str, tuple[str, int, int]]:
+    """The names of integers that stand for real numbers; of each, what stands for zero, on which axis if there is one
+    for each index, and for how many indices together."""
+    found = {}
+    for node in nodes:
+        key = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+        given = {attr.name: attr.i for attr in node.attribute}
+        for one in HELD.get(key, ()):
+            if one.values < len(node.input):
+                zero = node.input[one.zero] if one.zero is not None and one.zero < len(node.input) else ""
+                axis = _axis(key, one, given.get("axis", 1), given.get("transB", 0))
+                found[node.input[one.values]] = zero, axis, given.get("block_size", 1)
+    return found
+
+
 def real(graph: Graph, name: str) -> npt.NDArray[np.float64]:
     """The real numbers that an initializer stands for."""
     array = graph.constants[name].astype(np.float64)
-    op = _reader(graph, name)
-    if op is None:
+    reader = _reader(graph, name)
+    if reader is None:
         return array
-    scales = _along(op, graph.constants[op.inputs[1]], array.ndim).astype(np.float64)
-    found: npt.NDArray[np.float64] = (array - zero(graph, name).astype(np.float64)) * scales
+    op, held = reader
+    scales = _along(op, held, _constant(graph, op, held.scale), array.ndim)
+    found: npt.NDArray[np.float64] = (array - zero(graph, name).astype(np.float64)) * scales.astype(np.float64)
     return found
 
 
 def zero(graph: Graph, name: str) -> Array:
     """What stands for zero in an initializer, in a shape that broadcasts against it."""
-    op = _reader(graph, name)
-    points = graph.constants.get(op.input(2)) if op is not None else None
-    if op is None or points is None:
+    reader = _reader(graph, name)
+    points = None if reader is None else _constant(graph, reader[0], reader[1].zero)
+    if reader is None or points is None:
         return np.zeros((), graph.constants[name].dtype)
-    return _along(op, points, graph.constants[name].ndim)
+    return _along(*reader, points, graph.constants[name].ndim)
 
 
 def unrounded(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -64,20 +117,52 @@ def unrounded(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _reader(graph: Graph, name: str) -> Op | None:
-    for op in graph.readers.get(name, ()):
-        if dequantises_constant(graph, op) and op.inputs[0] == name and op.inputs[1] in graph.constants:
+def without_rounding(graph: Graph) -> Graph:
+    """The same of a graph."""
+
+    def plain(op: Op) -> Op:
+        maker = graph.producer.get(op.input(0)) if op.key == "DequantizeLinear" else None
+        if maker is None or maker.key != "QuantizeLinear":
             return op
+        return replace(op, key="Identity", inputs=maker.inputs[:1], attrs={})
+
+    return replace(graph, ops=tuple(map(plain, graph.ops)))
+
+
+def _reader(graph: Graph, name: str) -> tuple[Op, Held] | None:
+    for op in graph.readers.get(name, ()):
+        for held in HELD.get(op.key, ()):
+            if op.input(held.values) != name or name not in graph.constants:
+                continue
+            if op.key != "DequantizeLinear" or (dequantises_constant(graph, op) and op.inputs[1] in graph.constants):
+                return op, held
     return None
 
 
-def _along(op: Op, values: Array, rank: int) -> Array:
-    """One value for all, one for each index of the operator's axis, or one for each block of it."""
+def _constant(graph: Graph, op: Op, slot: int | None) -> Array | None:
+    return None if slot is None else graph.constants.get(op.input(slot))
+
+
+def _along(op: Op, held: Held, values: Array | None, rank: int) -> Array:
+    if values is None:
+        return np.ones(())
+    axis = _axis(op.key, held, op.integer("axis", 1), op.integer("transB", 0))
+    return along(values, axis, rank, op.integer("block_size", 1))
+
+
+def along(values: Array, axis: int, rank: int, block: int = 1) -> Array:
+    """One value for all, one for each index of an axis, or one for each block of it; in a shape that broadcasts."""
     if values.ndim == 0 or values.size == 1:
         return values.reshape(())
-    axis = op.integer("axis", 1) % rank
     if values.ndim == 1:
         shape = [1] * rank
-        shape[axis] = -1
+        shape[axis % rank] = -1
         return values.reshape(shape)
-    return np.repeat(values, op.integer("block_size", 1), axis=axis)
+    return np.repeat(values, block, axis=axis % rank)
+
+
+def _axis(key: str, held: Held, stated: int, transposed: int) -> int:
+    """Where scales lie that are several."""
+    if held.axis is not None:
+        return held.axis
+    return stated if key == "DequantizeLinear" else 1 - transposed

@@ -4,7 +4,7 @@ In: the subject, the work done to it, the measurements. Out: `Report`. Nothing i
 is decided but the verdict on the caller's constraints.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 from math import prod
 
@@ -32,9 +32,9 @@ from worker.engine.axes import Group
 from worker.engine.compensate import Done
 from worker.engine.coverage import coverage, refusals
 from worker.engine.external import tensors
-from worker.engine.graph import Array
 from worker.engine.load import gzip_bytes, sha256
 from worker.engine.ops.rule import ShapeOf
+from worker.engine.quantised import along, held_as_integers
 from worker.engine.select import in_scope
 from worker.engine.stages import Judged, Subject, Work
 from worker.engine.surgery import to_proto
@@ -58,10 +58,13 @@ def assemble(
     lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in work.gone.items()})
     whole, after = cost.shapes_after(ties.seen, {}), cost.shapes_after(ties.seen, lost)
     loaded = subject.loaded
+    result = to_proto(work.model)
+    counted = _nonzero(subject, result)
     sides = (
         _side(
             subject,
             loaded.proto,
+            _nonzero(subject, loaded.proto).values(),
             whole,
             (loaded.file_bytes, loaded.gzip_bytes),
             judged.latency_before_ms,
@@ -69,7 +72,8 @@ def assemble(
         ),
         _side(
             subject,
-            to_proto(work.model),
+            result,
+            counted.values(),
             after,
             (work.artifact.stat().st_size, gzip_bytes(work.artifact)),
             judged.latency_after_ms,
@@ -84,7 +88,7 @@ def assemble(
         after=sides[1],
         exactness=judged.proof,
         devices=where,
-        layers=tuple(_layers(subject, work, whole, after)),
+        layers=tuple(_layers(subject, counted, whole, after)),
         groups=tuple(_groups(subject, work)),
         refusals=tuple(_refusals(subject, work)),
         coverage=coverage(subject.graph, subject.analysis),
@@ -98,19 +102,15 @@ def assemble(
 def _side(
     subject: Subject,
     proto: onnx.ModelProto,
+    nonzero: Iterable[int],
     shapes: ShapeOf,
     sizes: tuple[int, int],
     latency_ms: float,
     score: Score | None,
 ) -> Side:
-    quantised = {node.input[0] for node in proto.graph.node if node.op_type == "DequantizeLinear"}
-    held = [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
-    shelf = subject.loaded.shelf
-    nonzero = sum(int(np.count_nonzero(shelf.array(one))) for one in held)
-    shelf.release()  # before the other side's
     return Side(
-        parameters=sum(prod(one.dims) for one in held),
-        nonzero_parameters=nonzero,
+        parameters=sum(prod(one.dims) for one in _held(proto)),
+        nonzero_parameters=sum(nonzero),
         macs=sum(cost.macs_by_op(subject.graph, shapes).values()),
         file_bytes=sizes[0],
         gzip_bytes=sizes[1],
@@ -121,12 +121,41 @@ def _side(
     )
 
 
+def _held(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
+    """Real numbers, and integers that stand for them."""
+    quantised = held_as_integers(proto.graph.node)
+    return [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
+
+
+def _nonzero(subject: Subject, proto: onnx.ModelProto) -> dict[int | str, int]:
+    """By name how many of its numbers are not zero: of integers, not what stands for zero. A tensor whose name stands
+    for another one elsewhere (in a subgraph) is counted under a number."""
+    shelf = subject.loaded.shelf
+    known = {one.name: one for one in proto.graph.initializer}
+    quantised = held_as_integers(proto.graph.node)
+    found: dict[int | str, int] = {}
+    for number, one in enumerate(_held(proto)):
+        array = shelf.array(one)
+        zero, axis, block = quantised.get(one.name, ("", 0, 1))
+        if zero in known:
+            array = array != along(shelf.array(known[zero]), axis, array.ndim, block)
+        found[number if one.name in found else one.name] = int(np.count_nonzero(array))
+    shelf.release()  # before the other side's
+    return found
+
+
 def _held_bytes(tensor: onnx.TensorProto) -> int:
     return cost.packed_bytes(prod(tensor.dims), onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type))
 
 
-def _layers(subject: Subject, work: Work, whole: ShapeOf, after: ShapeOf) -> Iterator[LayerChange]:
+def _layers(
+    subject: Subject, counted: Mapping[int | str, int], whole: ShapeOf, after: ShapeOf
+) -> Iterator[LayerChange]:
     graph = subject.graph
+
+    def nonzero(name: str) -> int:
+        return counted[name if name in counted else subject.loaded.copies[name]]
+
     before, then = cost.macs_by_op(graph, whole), cost.macs_by_op(graph, after)
     for layer in subject.analysis.layers:
         names = layer.constants(graph)
@@ -137,18 +166,10 @@ def _layers(subject: Subject, work: Work, whole: ShapeOf, after: ShapeOf) -> Ite
             units_after=after(layer.weight)[layer.axis] // layer.parts,
             parameters_before=cost.parameters(graph, whole, names),
             parameters_after=cost.parameters(graph, after, names),
-            nonzero_after=sum(_nonzero(subject, work, name) for name in names if cost.is_parameter(graph, name)),
+            nonzero_after=sum(nonzero(name) for name in names if cost.is_parameter(graph, name)),
             macs_before=before.get(layer.op.index, 0),
             macs_after=then.get(layer.op.index, 0),
         )
-
-
-def _nonzero(subject: Subject, work: Work, name: str) -> int:
-    known = work.model.graph.initializers
-    value = known[name] if name in known else known[subject.loaded.copies[name]]
-    assert value.const_value is not None, "an initializer has a value"
-    array: Array = value.const_value.numpy()
-    return int(np.count_nonzero(array))
 
 
 def _groups(subject: Subject, work: Work) -> Iterator[GroupChange]:

@@ -33,6 +33,7 @@ from worker.engine.losses import Wish, resolve_loss
 from worker.engine.observe import grams
 from worker.engine.outline import whole
 from worker.engine.prepare import Prepared, prepare
+from worker.engine.quantised import without_rounding
 from worker.engine.render import render_html, render_markdown
 from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
@@ -273,7 +274,7 @@ def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
 
     cut, dense = run(work.model), run(subject.loaded.model)
     if subject.request.criterion.prunes_weights():
-        masked = _run_in_torch(graph, {**graph.constants, **work.changed}, feeds, names)
+        masked = _run_in_torch(without_rounding(graph), {**graph.constants, **work.changed}, feeds, names)
     else:
         model, ties, groups = subject.loaded.model, subject.analysis.ties, subject.groups
         masked = run(surgery.masked(model, ties, work.changed, groups, work.gone, shelf))

@@ -83,13 +83,16 @@ def masked(
     for name, array in changed.items():
         _set_constant(clone.graph, name, array, shelf)
     nodes = list(clone.graph)
+    zeros = {(one.op.index, one.slot): one.zero for group in groups for one in group.consumers}
     for (op_index, slot), mask in masks(ties, groups, gone).items():
         node = nodes[op_index]
-        name = f"espalier.mask.{op_index}.{slot}"
-        product = ir.node("Mul", [node.inputs[slot], _constant(clone.graph, name, mask)], name=f"{name}.Mul")
-        product.outputs[0].name = f"{name}.out"
-        clone.graph.insert_before(node, product)
-        node.replace_input_with(slot, product.outputs[0])
+        opset, prefix = ties.graph.ops[op_index].opset, f"espalier.mask.{op_index}.{slot}"
+        write = Primitives(clone.graph, node, opset, mask.dtype, prefix)
+        zero = zeros.get((op_index, slot))
+        if zero is None:
+            node.replace_input_with(slot, write("Mul", write.input(slot), write.exactly(mask)))
+        else:
+            node.replace_input_with(slot, write.where(mask, write.input(slot), write.optional(zero)))
     for op_index, mask in kept_masks(ties, groups, gone).items():
         _over_kept(clone.graph, nodes[op_index], ties.graph.ops[op_index], mask)
     return clone

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from worker.engine.graph import Array, Graph, Op
-from worker.engine.quantised import stored
+from worker.engine.quantised import ZEROS, stored
 
 Points = npt.NDArray[np.int64]
 Axis = tuple[str, int]  # a tensor and one of its dimensions
@@ -54,6 +54,7 @@ class Consume:
     weight_axis: int = 0
     state: Axis | None = None
     averages: bool = False  # it takes a mean: over the units that stay
+    zero: int | None = None  # where integers are read: the input slot of what stands for zero among them
 
     def read(self) -> Axis:
         """The tensor and axis that hold what is read."""
@@ -180,6 +181,7 @@ class Ties:
         averages: bool = False,
     ) -> None:
         """Contract an input's axis. The caller has tied it to the same axis of what it is contracted against."""
-        known = weight in self.graph.constants
-        axis_of_weight = weight_axis if known else 0
-        self.consumed.append(Consume(op, slot, axis, weight if known else "", axis_of_weight, state, averages))
+        zero = ZEROS.get((op.key, slot))
+        known = weight in self.graph.constants and zero is None
+        read = (weight, weight_axis) if known else ("", 0)
+        self.consumed.append(Consume(op, slot, axis, *read, state, averages, zero))

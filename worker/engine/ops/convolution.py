@@ -25,8 +25,12 @@ def is_depthwise(op: Op, x_shape: tuple[int, ...]) -> bool:
 
 
 def tie(op: Op, ties: Ties) -> None:
-    x, w, y = op.inputs[0], op.inputs[1], op.outputs[0]
-    bias = op.input(2)
+    tie_slots(op, ties, weight=1, bias=2)
+
+
+def tie_slots(op: Op, ties: Ties, weight: int, bias: int | None) -> None:
+    """With the weight and the bias at those input slots."""
+    x, w, y = op.inputs[0], op.inputs[weight], op.outputs[0]
     groups = op.integer("group", 1)
     ties.tie((x, 0), (y, 0))
     if is_depthwise(op, ties.shape(x)):
@@ -41,8 +45,8 @@ def tie(op: Op, ties: Ties) -> None:
         ties.speak((x, 1), (w, 0), (w, 1), (y, 1))
         ties.produce(op, w, 0)
         ties.consume(op, 0, 1, w, 1)
-    if bias:
-        ties.tie((bias, 0), (y, 1))
+    if bias is not None and op.input(bias):
+        ties.tie((op.inputs[bias], 0), (y, 1))
 
 
 def _tie_depthwise(ties: Ties, x: str, w: str, y: str) -> None:

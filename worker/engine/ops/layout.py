@@ -7,6 +7,7 @@ that both sides share. An axis of one factor is tied to the same factor on the o
 common factors exist, silence pins. Concat shifts ties.
 """
 
+from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
 
@@ -158,12 +159,17 @@ def unsqueeze(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
 
 
 def tie_concat(op: Op, ties: Ties) -> None:
+    tie_joined(op, ties, op.inputs)
+
+
+def tie_joined(op: Op, ties: Ties, parts: Sequence[str]) -> None:
+    """The parts, one behind the other, are the output."""
     y = op.outputs[0]
     rank = len(ties.shape(y))
     axis = op.integer("axis", 1) % rank
     joined = ties.points((y, axis))
     start = 0
-    for name in op.inputs:
+    for name in parts:
         for other in range(rank):
             if other != axis:
                 ties.tie((name, other), (y, other))

@@ -13,27 +13,29 @@ from worker.engine.ops.elementwise import tie_broadcast
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Axis, Ties
 
+FIRST = (0, 1)  # the input slots of both operands
 
-def _tie_contraction(op: Op, ties: Ties, a: Axis, b: Axis) -> None:
+
+def _tie_contraction(op: Op, ties: Ties, a: Axis, b: Axis, slots: tuple[int, int] = FIRST) -> None:
     """A mask on one operand is enough: what the other holds at a removed index is multiplied by zero."""
     ties.tie(a, b)
     if a[0] in ties.graph.static:
-        ties.consume(op, 1, b[1], a[0], a[1])
+        ties.consume(op, slots[1], b[1], a[0], a[1])
     else:
-        ties.consume(op, 0, a[1], b[0], b[1])
+        ties.consume(op, slots[0], a[1], b[0], b[1])
 
 
-def tie_gemm(op: Op, ties: Ties) -> None:
-    a, b, y = op.inputs[0], op.inputs[1], op.outputs[0]
+def tie_gemm(op: Op, ties: Ties, slots: tuple[int, int] = FIRST, bias: int = 2) -> None:
+    a, b, y = op.inputs[slots[0]], op.inputs[slots[1]], op.outputs[0]
     a_inner = 0 if op.integer("transA", 0) else 1
     b_inner = 1 if op.integer("transB", 0) else 0
-    _tie_contraction(op, ties, (a, a_inner), (b, b_inner))
+    _tie_contraction(op, ties, (a, a_inner), (b, b_inner), slots)
     ties.tie((a, 1 - a_inner), (y, 0))
     ties.tie((b, 1 - b_inner), (y, 1))
     ties.produce(op, b, 1 - b_inner)
     ties.produce(op, a, 1 - a_inner)
-    if op.input(2):
-        tie_broadcast(ties, (op.inputs[2],), y)
+    if op.input(bias):
+        tie_broadcast(ties, (op.inputs[bias],), y)
 
 
 def macs_gemm(op: Op, shape: ShapeOf) -> int:
@@ -53,12 +55,12 @@ def compute_gemm(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (torch.addmm(c.expand(a.shape[0], b.shape[1]), a, b, beta=beta, alpha=alpha),)
 
 
-def tie_matmul(op: Op, ties: Ties) -> None:
-    a, b, y = op.inputs[0], op.inputs[1], op.outputs[0]
+def tie_matmul(op: Op, ties: Ties, slots: tuple[int, int] = FIRST) -> None:
+    a, b, y = op.inputs[slots[0]], op.inputs[slots[1]], op.outputs[0]
     rank_a, rank_b, rank_y = (len(ties.shape(name)) for name in (a, b, y))
     if min(rank_a, rank_b) < 2:
         return  # vectors: silence pins
-    _tie_contraction(op, ties, (a, rank_a - 1), (b, rank_b - 2))
+    _tie_contraction(op, ties, (a, rank_a - 1), (b, rank_b - 2), slots)
     ties.tie((a, rank_a - 2), (y, rank_y - 2))
     ties.tie((b, rank_b - 1), (y, rank_y - 1))
     ties.produce(op, b, rank_b - 1)

@@ -1,20 +1,23 @@
-"""Quantised values: QuantizeLinear and DequantizeLinear pass units on; products of integers are computed, not pruned.
+"""Quantised values: whole numbers that stand for real ones, with a scale and the number that stands for zero.
 
 One scale for a whole tensor passes every axis; a scale for each index of an axis is cut with it. Weights behind
-DequantizeLinear are cut where they are stored. DynamicQuantizeLinear takes its scale from the values of all units, so
-it pins them.
+DequantizeLinear are cut where they are stored, those of products and convolutions of integers where these read them:
+there a removed unit reads as what stands for zero. DynamicQuantizeLinear widens its range to hold zero: a unit that
+reads as zero there changes neither scale nor zero.
 """
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
+from worker.engine.ops import convolution
 from worker.engine.ops.convolution import flat_pads, pads_of
+from worker.engine.ops.products import tie_matmul
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
-from worker.engine.ops.sizes import say_nothing
-from worker.engine.ties import Ties
+from worker.engine.ties import Axis, Ties
 
 SPATIAL = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 BOUNDS = {torch.uint8: (0, 255), torch.int8: (-128, 127), torch.int16: (-32768, 32767)}
@@ -30,6 +33,48 @@ def tie(op: Op, ties: Ties) -> None:
     for name in filter(None, op.inputs[1:]):
         if len(ties.shape(name)) == 1 and ties.shape(name)[0] > 1:
             ties.tie((name, 0), (y, op.integer("axis", 1) % rank))
+
+
+def tie_dynamic(op: Op, ties: Ties) -> None:
+    """What reads as zero changes neither the smallest nor the largest value: zero is in the range anyway."""
+    x, y = op.inputs[0], op.outputs[0]
+    for axis in range(len(ties.shape(x))):
+        ties.tie((x, axis), (y, axis))
+        ties.consume(op, 0, axis)
+
+
+def tie_scales(op: Op, ties: Ties, slots: tuple[int, ...], axis: Axis) -> None:
+    """Scales and zeros at those slots, where there is one for each index of an axis."""
+    for name in filter(None, map(op.input, slots)):
+        if ties.shape(name) == (ties.size(axis),) != (1,):
+            ties.tie((name, 0), axis)
+
+
+def single(op: Op, ties: Ties, *slots: int) -> bool:
+    """Whether there is one number for the whole tensor at each of those slots."""
+    return all(prod(ties.shape(name)) == 1 for name in filter(None, map(op.input, slots)))
+
+
+def tie_qlinear_conv(op: Op, ties: Ties) -> None:
+    convolution.tie_slots(op, ties, weight=3, bias=8)
+    tie_scales(op, ties, (4, 5), (op.outputs[0], 1))
+
+
+def tie_conv_integer(op: Op, ties: Ties) -> None:
+    convolution.tie_slots(op, ties, weight=1, bias=None)
+    tie_scales(op, ties, (3,), (op.outputs[0], 1))
+
+
+def tie_qlinear_matmul(op: Op, ties: Ties) -> None:
+    if single(op, ties, 1, 2, 6, 7):  # rows with scales of their own: silence pins
+        tie_matmul(op, ties, (0, 3))
+        tie_scales(op, ties, (4, 5), (op.outputs[0], len(ties.shape(op.outputs[0])) - 1))
+
+
+def tie_matmul_integer(op: Op, ties: Ties) -> None:
+    if single(op, ties, 2):
+        tie_matmul(op, ties, (0, 1))
+        tie_scales(op, ties, (3,), (op.outputs[0], len(ties.shape(op.outputs[0])) - 1))
 
 
 def _spread(op: Op, values: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
@@ -158,9 +203,9 @@ def macs_matmul(op: Op, shape: ShapeOf) -> int:
 RULES = {
     "QuantizeLinear": Rule(tie=tie, compute=quantize, passes=True),
     "DequantizeLinear": Rule(tie=tie, compute=dequantize, passes=True),
-    "DynamicQuantizeLinear": Rule(tie=say_nothing, compute=dynamic_quantize),
-    "MatMulInteger": Rule(tie=say_nothing, compute=matmul_integer, macs=macs_matmul),
-    "QLinearMatMul": Rule(tie=say_nothing, compute=qlinear_matmul, macs=macs_matmul),
-    "ConvInteger": Rule(tie=say_nothing, compute=conv_integer, macs=macs_at(1)),
-    "QLinearConv": Rule(tie=say_nothing, compute=qlinear_conv, macs=macs_at(3)),
+    "DynamicQuantizeLinear": Rule(tie=tie_dynamic, compute=dynamic_quantize),
+    "MatMulInteger": Rule(tie=tie_matmul_integer, compute=matmul_integer, macs=macs_matmul),
+    "QLinearMatMul": Rule(tie=tie_qlinear_matmul, compute=qlinear_matmul, macs=macs_matmul),
+    "ConvInteger": Rule(tie=tie_conv_integer, compute=conv_integer, macs=macs_at(1), follow=convolution.follow),
+    "QLinearConv": Rule(tie=tie_qlinear_conv, compute=qlinear_conv, macs=macs_at(3), follow=convolution.follow),
 }
