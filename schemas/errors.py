@@ -116,6 +116,7 @@ FAILURES: dict[str, Kind] = {
     "labels_invalid": Kind(422, "The labels do not fit the model's output", "Check `labels` and options.evaluation."),
     "preprocess_invalid": Kind(422, "`preprocess` does not fit the data", "Check mean, std, layout and channels."),
     "evaluation_invalid": Kind(422, "`evaluation` does not fit the model", "Check task, output and class_axis."),
+    "quantize_failed": Kind(422, "The model cannot be rounded to eight bits", "Leave `quantize` out."),
     "gradient_unavailable": Kind(
         422, "An operator gives no gradient", "Choose what needs no gradient: `obs`, `brute_force`, no `distill`."
     ),

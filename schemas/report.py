@@ -167,6 +167,18 @@ class Exactness(ReportPart):
     )
 
 
+class FinishingStep(ReportPart):
+    """The model after one step of the way, measured as the whole is: what the step cost and gave."""
+
+    step: Literal["pruned", "distilled", "quantized"]
+    seconds: float = Field(description="What the step took, its measurement aside.")
+    file_bytes: int
+    gzip_bytes: int
+    latency_ms: float
+    accuracy: Score | None
+    detail: str = Field(description="What was done, in a sentence.")
+
+
 class DataUse(ReportPart):
     """What became of the samples."""
 
@@ -206,6 +218,9 @@ class Report(ReportPart):
     after: Side
     exactness: Exactness
     devices: Devices
+    steps: tuple[FinishingStep, ...] = Field(
+        default=(), description="With `distill` or `quantize`: the model as pruned, and after each of them."
+    )
     layers: tuple[LayerChange, ...]
     groups: tuple[GroupChange, ...]
     refusals: tuple[Refusal, ...]

@@ -7,20 +7,17 @@ keys (naming the nearest known one), values out of range and combinations withou
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from schemas.criteria import CRITERIA, Criterion, Distinctiveness
 from schemas.device import CustomTarget, target_named
+from schemas.finishing import Distill, Quantize
 from schemas.parse import parse
+from schemas.strict import Strict
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 JobKind = Literal["prune", "inspect", "sweep", "compare"]
 AmountKind = Literal["threshold", "remove_units", "remove_weights", "keep_macs", "keep_parameters"]
-
-
-class Strict(BaseModel):
-    # JSON has no NaN and no infinity: what was accepted here could not be read back from a manifest.
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
 
 
 class Amount(Strict):
@@ -130,6 +127,12 @@ class PruneRequest(Strict):
     preprocess: Preprocess = Field(default_factory=Preprocess)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     constraints: Constraints = Field(default_factory=Constraints)
+    distill: Distill | None = Field(
+        default=None, description="Train what is left towards the uploaded model, without labels; by default not."
+    )
+    quantize: Quantize | None = Field(
+        default=None, description="Round the result to eight bits; by default not. The float model stays an artifact."
+    )
     target: str | CustomTarget | None = Field(
         default=None,
         union_mode="left_to_right",
@@ -187,7 +190,8 @@ class PruneRequest(Strict):
 
     def needs_data(self) -> bool:
         """Whether the job cannot run without calibration data."""
-        return self.criterion.needs_data() or self.needs_grams()
+        finishing = self.distill is not None or self.quantize is not None
+        return finishing or self.criterion.needs_data() or self.needs_grams()
 
     def needs_grams(self) -> bool:
         """Whether the criterion or the compensation looks at how units go together over the data."""
@@ -205,6 +209,9 @@ class PruneRequest(Strict):
 
     def why_data(self) -> str:
         """What it is that cannot do without."""
+        finishing = [name for name in ("distill", "quantize") if getattr(self, name) is not None]
+        if finishing:
+            return f"{' and '.join(finishing)} work{'s' if len(finishing) == 1 else ''} with calibration samples"
         return f"criterion {self.criterion.name!r} with compensation {self.compensation!r} looks at data"
 
 

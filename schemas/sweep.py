@@ -16,7 +16,8 @@ from pydantic import Field, JsonValue, ValidationError, model_validator
 
 from schemas.criteria import Criterion, Random
 from schemas.parse import complaints, parse
-from schemas.request import Amount, JobKind, Preprocess, PruneRequest, Strict
+from schemas.request import Amount, JobKind, Preprocess, PruneRequest
+from schemas.strict import Strict
 
 MOST_POINTS = 64
 MOST_REPEATS = 20

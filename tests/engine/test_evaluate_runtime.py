@@ -105,7 +105,7 @@ def test_judging_two_models_in_step_is_scoring_each():
     other = WEIGHTS + 0.3 * np.random.default_rng(2).normal(size=WEIGHTS.shape).astype(np.float32)
     before, after = session(model()), session(model(weights=other))
     task = Task("classification", "y", 1)
-    first, second = judge(task, before, after, given, None)
+    first, (second,) = judge(task, before, [after], given, None)
     mine, theirs = outputs(before, given, None), outputs(after, given, None)
     assert score(task, mine, given.labels, None) == first.model_copy(
         update={"agreement": None, "loss": pytest.approx(first.loss)}
@@ -117,8 +117,8 @@ def test_judging_two_models_in_step_is_scoring_each():
 
 
 def test_fidelity_of_the_uploaded_model_is_to_itself():
-    first, second = judge(Task("fidelity", "y", 1), session(model()), None, samples(20), None)
-    assert (1.0, None) == (first.score, second)
+    first, others = judge(Task("fidelity", "y", 1), session(model()), [], samples(20), None)
+    assert (1.0, ()) == (first.score, others)
 
 
 def test_latency_is_the_median_within_its_budget():

@@ -274,6 +274,8 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {**HALF, "target": {"flash_bytes": 10, "ram_bytes": 10}, "constraints": {"fits_target": True}},
     ),
     "target": ({**HALF, "target": "stm32f4"}, {**HALF, "target": "rp2040"}),
+    "distill": (HALF, {**HALF, "distill": {"epochs": 3}}),
+    "quantize": (HALF, {**HALF, "quantize": {}}),
     "seed": (WIDE, {**WIDE, "seed": 5}),
 }  # fmt: skip
 

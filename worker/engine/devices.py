@@ -29,22 +29,25 @@ INTEGER_PRODUCTS = ("QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulIntege
 Device = DeviceProfile | CustomTarget
 
 
-def devices(target: str | CustomTarget | None, graph: Graph, before: Side, after: Side) -> Devices:
-    """Every device, and the target with all that is in its way."""
+def devices(
+    target: str | CustomTarget | None, graph: Graph, before: Side, after: Side, *, quantized: bool = False
+) -> Devices:
+    """Every device, and the target with all that is in its way. `quantized`: the model has been rounded since."""
     int8 = is_int8(graph)
+    then = int8 or quantized
     asked = None
     if target is not None:
         device = TARGETS[target] if isinstance(target, str) else target
         asked = TargetFit(
             device=device.name if isinstance(device, DeviceProfile) else "custom",
             before=fit(device, before, int8),
-            after=fit(device, after, int8),
+            after=fit(device, after, then),
             flash_bytes=device.flash_bytes,
             ram_bytes=device.ram_bytes,
-            operators=tuple(operators(device, graph, int8)),
+            operators=tuple(operators(device, graph, then)),
         )
     every = (
-        DeviceFit(device=name, before=fit(one, before, int8), after=fit(one, after, int8))
+        DeviceFit(device=name, before=fit(one, before, int8), after=fit(one, after, then))
         for name, one in TARGETS.items()
     )
     return Devices(target=asked, profiles=tuple(every))

@@ -5,6 +5,7 @@ is decided but the verdict on the caller's constraints.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from math import prod
 
@@ -42,6 +43,7 @@ from worker.engine.surgery import to_proto
 PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "scipy")
 # Read at import: a confined job can no longer read what the packages say of themselves.
 VERSIONS = {name: version(name) for name in PACKAGES}
+BYTE = np.dtype(np.int8)
 FLOATS = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -60,6 +62,7 @@ def assemble(
     loaded = subject.loaded
     result = to_proto(work.model)
     counted = _nonzero(subject, result)
+    final = onnx.load(work.artifact) if work.quantized else result
     sides = (
         _side(
             subject,
@@ -72,15 +75,16 @@ def assemble(
         ),
         _side(
             subject,
-            result,
-            counted.values(),
+            final,
+            (_nonzero(subject, final) if work.quantized else counted).values(),
             after,
             (work.artifact.stat().st_size, gzip_bytes(work.artifact)),
             judged.latency_after_ms,
             judged.after,
+            eight_bits=work.quantized,
         ),
     )
-    where = devices.devices(subject.request.target, subject.graph, *sides)
+    where = devices.devices(subject.request.target, subject.graph, *sides, quantized=work.quantized)
     return Report(
         options=subject.request,
         verdict=verdict(subject.request.constraints, *sides, where.target),
@@ -88,6 +92,7 @@ def assemble(
         after=sides[1],
         exactness=judged.proof,
         devices=where,
+        steps=judged.steps,
         layers=tuple(_layers(subject, counted, whole, after)),
         groups=tuple(_groups(subject, work)),
         refusals=tuple(_refusals(subject, work)),
@@ -107,7 +112,12 @@ def _side(
     sizes: tuple[int, int],
     latency_ms: float,
     score: Score | None,
+    eight_bits: bool = False,
 ) -> Side:
+    """`eight_bits`: activations take a byte each where the model is deployed, whatever it was seen to compute in."""
+    seen = subject.analysis.ties.seen
+    if eight_bits:
+        seen = replace(seen, dtypes={name: BYTE if dtype.kind == "f" else dtype for name, dtype in seen.dtypes.items()})
     return Side(
         parameters=sum(prod(one.dims) for one in _held(proto)),
         nonzero_parameters=sum(nonzero),
@@ -115,7 +125,7 @@ def _side(
         file_bytes=sizes[0],
         gzip_bytes=sizes[1],
         flash_bytes=sum(map(_held_bytes, tensors(proto))),
-        peak_ram_bytes=arena.peak_ram_bytes(subject.graph, subject.analysis.ties.seen, shapes),
+        peak_ram_bytes=arena.peak_ram_bytes(subject.graph, seen, shapes),
         latency_ms=latency_ms,
         accuracy=score,
     )

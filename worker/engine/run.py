@@ -10,41 +10,34 @@ from functools import partial
 from itertools import count
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
-import torch
-
 from schemas.criteria import Distinctiveness, Karnin
 from schemas.criteria.loss import LossCriterion
 from schemas.errors import EspalierError
 from schemas.job import Progress
-from schemas.report import Exactness, Report, Score
+from schemas.report import Report
 from schemas.request import Evaluation, PruneRequest
-from worker.engine import cost, evaluate, surgery, verify
+from worker.engine import cost, evaluate, surgery
 from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done, compensate
 from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
 from worker.engine.data import Samples
-from worker.engine.execute import Executor, to_numpy
+from worker.engine.execute import Executor
+from worker.engine.finish import PRUNED, write_model
 from worker.engine.gates import Look
 from worker.engine.graph import Array, Graph
 from worker.engine.losses import Wish, resolve_loss
+from worker.engine.measure import measure, output_infos, write
 from worker.engine.observe import grams
-from worker.engine.outline import whole
 from worker.engine.prepare import Prepared, prepare
-from worker.engine.quantised import without_rounding
-from worker.engine.render import render_html, render_markdown
 from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
 from worker.engine.sensitivity import sensitivities
 from worker.engine.shelf import Shelf
 from worker.engine.sparsify import sparsify
-from worker.engine.stages import Emit, InputFile, Inputs, Judged, Limits, Stages, Subject, Work
+from worker.engine.stages import Emit, InputFile, Inputs, Limits, Stages, Subject, Work
 
 __all__ = ["Emit", "InputFile", "Inputs", "Limits", "prune"]
-
-PROOF_SAMPLES = 256
 
 
 def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, emit: Emit) -> Report:
@@ -65,10 +58,10 @@ def _run(request: PruneRequest, inputs: Inputs, ready: Prepared, limits: Limits,
     del ready, executor  # a copy of all weights that nobody needs any more
     work = remove(subject, evidence, stage)
     del evidence  # it may have gathered all weights in double precision
-    judged = measure(subject, work, data.evaluation, probe, stage)
+    work, judged = measure(subject, work, data, probe, stage)
     with stage("report", "writing the report"):
         report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads)
-        _write(report, subject.folder)
+        write(report, work, subject.folder)
     return report
 
 
@@ -88,22 +81,6 @@ def remove(subject: Subject, evidence: Mapping[str, Evidence], stage: Stages) ->
         taken = _select(subject, evidence, passed)
     with stage("cut", "removing it"):
         return _cut(subject, taken, evidence, passed)
-
-
-def measure(
-    subject: Subject,
-    work: Work,
-    evaluation: Samples | None,
-    probe: Samples,
-    stage: Stages,
-    latency_before_ms: float | None = None,
-) -> Judged:
-    """Proved, or refused; then judged. The uploaded model's latency may be known already."""
-    with stage("prove", "comparing with the masked model"):
-        proof = _prove(subject, work, probe.rows(0, min(PROOF_SAMPLES, probe.count)))
-        verify.assert_exact(proof)
-    with stage("judge", "measuring both models in onnxruntime"):
-        return _judge(subject, work, proof, evaluation, probe, latency_before_ms)
 
 
 def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
@@ -190,7 +167,7 @@ def observe(
 def _look(want: LossWanted, subject: Subject, executor: Executor, fit: Samples, stage: Stages) -> Look:
     """What opens the groups' gates, later, when they are ranked."""
     some = fit.rows(0, min(want.samples or fit.count, fit.count))
-    task = evaluate.resolve_task(want.evaluation, _output_infos(subject), fit.labels)
+    task = evaluate.resolve_task(want.evaluation, output_infos(subject), fit.labels)
     seen = subject.analysis.ties.seen
     opened = count(1)
 
@@ -249,102 +226,9 @@ def _cut(
     model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after, shelf)
     surgery.share_again(model, subject.loaded.copies)
     surgery.stamp(model, request, subject.inputs.model.sha256)
-    artifact = subject.folder / "artifact.onnx"
-    with artifact.open("wb") as file:
-        file.writelines(whole(surgery.to_proto(model), shelf))
-    return Work(changed, gone, done, passed, model, artifact)
+    return Work(changed, gone, done, passed, model, write_model(model, subject, PRUNED))
 
 
 def _centre(request: PruneRequest) -> Centre:
     """Which centring angles and projections use; criteria without one take the range's middle."""
     return request.criterion.centre if isinstance(request.criterion, Distinctiveness) else "auto"
-
-
-def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
-    """cut(M) against masked(M), both in onnxruntime; for zeroed weights, the artifact against the torch executor."""
-    graph, shelf = subject.graph, subject.loaded.shelf
-    names = surgery.comparable_outputs(graph)
-    batch = graph.fixed_batch()
-    feeds = evaluate.pad(samples, batch).rows(0, batch or samples.count).inputs
-
-    def run(model: ir.Model) -> list[Array]:
-        path = shelf.save(surgery.to_proto(model, names), "proof.onnx")
-        found = evaluate.session(path, threads=torch.get_num_threads()).run(list(names), dict(feeds))
-        return [np.asarray(one) for one in found]
-
-    cut, dense = run(work.model), run(subject.loaded.model)
-    if subject.request.criterion.prunes_weights():
-        masked = _run_in_torch(without_rounding(graph), {**graph.constants, **work.changed}, feeds, names)
-    else:
-        model, ties, groups = subject.loaded.model, subject.analysis.ties, subject.groups
-        masked = run(surgery.masked(model, ties, work.changed, groups, work.gone, shelf))
-    proof = verify.compare(names, cut, masked, dense, batch or samples.count)
-    over_kept = surgery.kept_masks(subject.analysis.ties, subject.groups, work.gone)
-    return proof.model_copy(update={"over_kept": tuple(graph.ops[index].name for index in over_kept)})
-
-
-def _run_in_torch(
-    graph: Graph, constants: Mapping[str, Array], feeds: Mapping[str, Array], names: tuple[str, ...]
-) -> list[Array]:
-    found: dict[str, Array] = {}
-
-    def visit(name: str, value: torch.Tensor | Array) -> None:
-        if name in names:
-            found[name] = to_numpy(value)
-
-    Executor(graph, "cpu", constants).run(feeds, visit)
-    return [found[name] for name in names]
-
-
-def _judge(
-    subject: Subject,
-    work: Work,
-    proof: Exactness,
-    samples: Samples | None,
-    probe: Samples,
-    latency_before_ms: float | None,
-) -> Judged:
-    """Accuracy and latency of the uploaded model and of the bytes that the caller will fetch."""
-    batch = subject.graph.fixed_batch()
-    one = evaluate.pad(probe.rows(0, 1), batch)
-    before = evaluate.session(subject.loaded.shelf.save(subject.loaded.proto, "uploaded.onnx"))
-    after = evaluate.session(work.artifact)
-    scores: tuple[Score | None, Score | None] = None, None
-    if samples is not None:
-        task = evaluate.resolve_task(subject.request.evaluation, _output_infos(subject), samples.labels)
-        scores = evaluate.judge(task, before, after, samples, batch)
-    if latency_before_ms is None:
-        latency_before_ms = evaluate.latency_ms(before, one)
-    return Judged(proof, *scores, latency_before_ms, evaluate.latency_ms(after, one))
-
-
-def _output_infos(subject: Subject) -> list[evaluate.OutputInfo]:
-    """What is known of each output: its shape as run, and the operator behind it."""
-    graph, seen = subject.graph, subject.analysis.ties.seen
-    infos = []
-    for port in graph.outputs:
-        maker = graph.producer.get(port.name)
-        shape = seen.shapes.get(port.name, ())
-        infos.append(
-            evaluate.OutputInfo(
-                name=port.name,
-                shape=(None, *_free_where_dynamic(shape, port.shape)),
-                op_type=maker.key if maker is not None else "",
-                axis=maker.integer("axis", -1) if maker is not None and maker.key == "Softmax" else None,
-                integers=port.name in seen.dtypes and seen.dtypes[port.name].kind in "iu",
-            )
-        )
-    return infos
-
-
-def _free_where_dynamic(seen: tuple[int, ...], declared: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
-    """Dimensions after the first, unknown where the model leaves them open."""
-    if declared is None or len(declared) != len(seen):
-        return seen[1:]
-    return tuple(size if fixed is not None else None for size, fixed in zip(seen[1:], declared[1:], strict=True))
-
-
-def _write(report: Report, workdir: Path) -> None:
-    (workdir / "report.json").write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
-    (workdir / "report.html").write_text(render_html(report), encoding="utf-8")
-    (workdir / "report.md").write_text(render_markdown(report), encoding="utf-8")

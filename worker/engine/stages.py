@@ -10,7 +10,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from schemas.job import Progress
-from schemas.report import Exactness, Score, StageTiming
+from schemas.report import Exactness, FinishingStep, Score, StageTiming
 from schemas.request import PruneRequest
 from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done
@@ -30,6 +30,7 @@ ENDS = {
     "select": 0.55,
     "cut": 0.60,
     "prove": 0.70,
+    "finish": 0.85,
     "judge": 0.95,
     "report": 1.00,
 }
@@ -78,10 +79,21 @@ class Subject:
     sensitivities: Sensitivities | None = None
 
 
+@dataclass(frozen=True)
+class Made:
+    """The model as it stood after one step, in a file."""
+
+    step: Literal["pruned", "distilled", "quantized"]
+    path: Path
+    seconds: float
+    detail: str
+
+
 @dataclass(frozen=True, eq=False)
 class Work:
     """What was done to it. `changed` are constants at full width; `passed` are the groups that the criterion has no say
-    on, and why; `model` is the result, `artifact` its file."""
+    on, and why; `model` is the result, `artifact` its file. `made` are the steps that led there, where there are
+    several; `quantized`: the file holds `model` in eight bits."""
 
     changed: Mapping[str, Array]
     gone: Gone
@@ -89,6 +101,8 @@ class Work:
     passed: Mapping[str, str]
     model: ir.Model
     artifact: Path
+    made: tuple[Made, ...] = ()
+    quantized: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +114,7 @@ class Judged:
     after: Score | None
     latency_before_ms: float
     latency_after_ms: float
+    steps: tuple[FinishingStep, ...] = ()
 
 
 @dataclass

@@ -153,6 +153,14 @@ def _dtype(ties: Ties, name: str, weight: str) -> np.dtype[np.generic]:
     return halves.pop() if seen == np.float32 and len(halves) == 1 and seen not in kept else seen
 
 
+def with_constants(model: ir.Model, changed: Mapping[str, Array], shelf: Shelf = IN_MEMORY) -> ir.Model:
+    """The model with other numbers in those constants."""
+    clone = model.clone()
+    for name, array in changed.items():
+        _set_constant(clone.graph, name, array, shelf)
+    return clone
+
+
 def comparable_outputs(graph: Graph) -> tuple[str, ...]:
     """The tensors that prove equality: the outputs, or what the operator that chooses among values reads."""
     names = []

@@ -11,19 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.errors import EspalierError, Failure
-from schemas.files import ARTIFACT
 from schemas.job import Progress
 from schemas.report import Report, StageTiming
 from schemas.sweep import CompareRequest, Planned, SweepRequest
 from schemas.sweep_report import SweepReport, SweepSource
 from worker.engine.data import Samples, Split
 from worker.engine.execute import Executor
+from worker.engine.finish import tidy
 from worker.engine.further import add_file
+from worker.engine.measure import measure
 from worker.engine.points import Ran, chosen, summary, verdict_of
 from worker.engine.prepare import Prepared, prepare, read
 from worker.engine.render import render_sweep_html, render_sweep_markdown
 from worker.engine.report import VERSIONS, assemble
-from worker.engine.run import Wanted, measure, observe, remove, subject_of, wanted
+from worker.engine.run import Wanted, observe, remove, subject_of, wanted
 from worker.engine.shelf import Shelf
 from worker.engine.stages import ENDS, Emit, Inputs, Limits, Stages
 from worker.engine.tables import curve_table
@@ -120,7 +121,7 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
         try:
             subject = subject_of(request, bench.inputs, ready)
             work = remove(subject, evidence, stage)
-            judged = measure(subject, work, data.evaluation, probe, stage, bench.latency_before_ms)
+            work, judged = measure(subject, work, data, probe, stage, bench.latency_before_ms)
             bench.latency_before_ms = judged.latency_before_ms
             outcome = assemble(subject, work, judged, data.use, (), bench.limits.threads)
             if bench.request.keep != "none" and number not in bench.ran:
@@ -130,7 +131,7 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
         else:
             bench.ran.setdefault(number, []).append(Ran(seed, outcome))
         bench.done += 1
-        (bench.workdir / ARTIFACT).unlink(missing_ok=True)
+        tidy(bench.workdir)
 
 
 def _model_path(bench: Bench, number: int) -> Path:

@@ -6,7 +6,7 @@ not match the outputs that were computed (`labels_invalid`), outputs that are Na
 Everything is tallied batch by batch: maps of class scores for thousands of images never stand in memory together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -40,18 +40,18 @@ def score(
 
 
 def judge(
-    task: Task, before: Session, after: Session | None, samples: Samples, batch: int | None
-) -> tuple[Score, Score | None]:
-    """Both models over the same samples in step: the uploaded one's score, and the pruned one's beside it."""
-    first, second = _tally(task), _tally(task)
+    task: Task, before: Session, afters: Sequence[Session], samples: Samples, batch: int | None
+) -> tuple[Score, tuple[Score, ...]]:
+    """All models over the same samples in step: the uploaded one's score, and those of what became of it."""
+    first, tallies = _tally(task), [_tally(task) for _ in afters]
     names = (task.output,)
-    others = run_batches(after, samples, batch, names) if after is not None else None
+    others = [run_batches(one, samples, batch, names) for one in afters]
     for part, found in run_batches(before, samples, batch, names):
         output = found[task.output]
         first.add(output, part.labels, output if task.kind == "fidelity" else None)
-        if others is not None:
-            second.add(next(others)[1][task.output], part.labels, output)
-    return first.result(), second.result() if after is not None else None
+        for tally, other in zip(tallies, others, strict=True):
+            tally.add(next(other)[1][task.output], part.labels, output)
+    return first.result(), tuple(tally.result() for tally in tallies)
 
 
 def _tally(task: Task) -> Tally:

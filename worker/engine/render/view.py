@@ -22,6 +22,7 @@ from worker.engine.render.rows import (
     layer_rows,
     reason_rows,
 )
+from worker.engine.render.steps import StepRow, step_rows
 
 LAYERS_SHOWN = 200
 GROUPS_SHOWN = 100
@@ -47,6 +48,7 @@ class View:
     reasons: tuple[Reason, ...]
     target: TargetView | None
     devices: tuple[DeviceRow, ...]
+    steps: tuple[StepRow, ...]
     seconds: float
 
     @property
@@ -79,6 +81,7 @@ def view(report: Report) -> View:
         reasons=reason_rows(report.refusals),
         target=target_view(report) if report.devices.target else None,
         devices=device_rows(report.devices),
+        steps=step_rows(report),
         seconds=sum(timing.seconds for timing in report.timings),
     )
 

@@ -1,0 +1,38 @@
+"""What may follow the cut: training against the uploaded model, and rounding to eight bits. Both need no labels.
+
+In: nothing. Out: the options `distill` and `quantize`.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from schemas.strict import Strict
+
+
+class Distill(Strict):
+    """Train what is left to give what the uploaded model gives, on the calibration data; labels are not looked at."""
+
+    epochs: int = Field(default=20, ge=1, le=10_000, description="At most so many passes over the samples to fit.")
+    seconds: float = Field(
+        default=300.0, gt=0, description="At most so long; the learning rate falls to zero by whichever comes first."
+    )
+    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Of Adam, at its highest.")
+    batch: int = Field(default=128, ge=1, le=65_536, description="Samples in a step.")
+    augment: Literal["none", "shift", "flip"] = Field(
+        default="none",
+        description="For images: `shift` moves each by up to an eighth of its size, `flip` also mirrors half of them "
+        "left to right. The uploaded model says what the changed images are.",
+    )
+
+
+class Quantize(Strict):
+    """Round weights and activations to eight bits (QDQ nodes), calibrated on the samples to fit."""
+
+    weights: Literal["per_tensor", "per_channel"] = Field(
+        default="per_channel", description="One scale for each weight tensor, or one for each output channel."
+    )
+    ranges: Literal["minmax", "percentile"] = Field(
+        default="minmax",
+        description="The range of an activation: all values, or all but one in a hundred thousand at either end.",
+    )

@@ -1,0 +1,130 @@
+"""Training against the uploaded model: the error falls on samples that were not trained on, and each option counts."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from schemas.finishing import Distill
+from tests.engine.nets import classifier, cnn, feeds_for, save
+from worker.engine.data import Samples
+from worker.engine.distill import Distilled, augmented, distill, learnable, targets
+from worker.engine.graph import Graph, freeze
+from worker.engine.load import load
+
+GENTLE = {"epochs": 6, "learning_rate": 0.01, "batch": 16}
+
+
+def graph_of(proto: onnx.ModelProto, folder: Path) -> Graph:
+    return freeze(load(save(proto, folder), {}).model)
+
+
+def damaged(proto: onnx.ModelProto, zeros: float = 0.0) -> onnx.ModelProto:
+    """The same model with noise on its weights, or with that share of them zero."""
+    copy, random = onnx.ModelProto(), np.random.default_rng(3)
+    copy.CopyFrom(proto)
+    for one in copy.graph.initializer:
+        array = onnx.numpy_helper.to_array(one)
+        if array.dtype == np.float32 and array.ndim > 1:
+            noisy = array + random.normal(0, 0.2, array.shape) if not zeros else array
+            kept = np.where(random.random(array.shape) < zeros, 0.0, noisy).astype(np.float32)
+            one.CopyFrom(onnx.numpy_helper.from_array(kept, one.name))
+    return copy
+
+
+def trained(
+    folder: Path,
+    options: dict[str, object],
+    proto: onnx.ModelProto | None = None,
+    seed: int = 0,
+    keep_zeros: bool = False,
+    zeros: float = 0.0,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Distilled:
+    whole = proto or cnn()
+    teacher, student = graph_of(whole, folder), graph_of(damaged(whole, zeros), folder)
+    fit, held = Samples(feeds_for(whole, 64, seed=5)), Samples(feeds_for(whole, 24, seed=6))
+    return distill(
+        teacher, student, fit, held, Distill.model_validate({**GENTLE, **options}),
+        seed=seed, device="cpu", keep_zeros=keep_zeros, tell=lambda *_: None, clock=clock,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("build", [cnn, classifier])
+def test_the_student_comes_closer_on_samples_it_was_not_trained_on(
+    build: Callable[[], onnx.ModelProto], tmp_path: Path
+) -> None:
+    found = trained(tmp_path, {"epochs": 20}, build())
+    assert found.error_after < 0.5 * found.error_before
+    assert 20 == found.epochs
+
+
+def test_a_student_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
+    found = trained(tmp_path, {"learning_rate": 1.0, "epochs": 2, "batch": 64})
+    assert (found.error_before, {}) == (found.error_after, dict(found.changed))
+
+
+OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
+    "epochs": ({}, {"epochs": 3}),
+    "learning_rate": ({}, {"learning_rate": 0.003}),
+    "batch": ({}, {"batch": 32}),
+    "augment": ({}, {"augment": "shift"}),
+    "seconds": ({}, {}),  # below, with a clock
+}
+
+
+@pytest.mark.parametrize("option", [name for name in OPTIONS if name != "seconds"])
+def test_every_option_changes_the_outcome(option: str, tmp_path: Path) -> None:
+    one, other = OPTIONS[option]
+    assert trained(tmp_path, one).error_after != trained(tmp_path, other).error_after
+
+
+def test_no_option_is_without_such_a_test() -> None:
+    assert set(Distill.model_fields) == set(OPTIONS)
+
+
+def test_training_ends_when_its_time_is_up(tmp_path: Path) -> None:
+    ticks = iter(range(10_000))
+    found = trained(tmp_path, {"seconds": 12, "epochs": 500}, clock=lambda: float(next(ticks)))
+    assert 0 < found.epochs < 12
+
+
+def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path: Path) -> None:
+    one, same, other = (trained(tmp_path, {"epochs": 2}, seed=seed) for seed in (1, 1, 2))
+    assert all(np.array_equal(one.changed[name], same.changed[name]) for name in one.changed)
+    assert any(not np.array_equal(one.changed[name], other.changed[name]) for name in one.changed)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_zeros_of_a_sparse_model_stay_only_where_that_is_asked_for(keep: bool, tmp_path: Path) -> None:
+    found = trained(tmp_path, {"epochs": 2}, keep_zeros=keep, zeros=0.5)
+    before = graph_of(damaged(cnn(), 0.5), tmp_path).constants
+    zeros = [(found.changed[name] == 0).mean() - (before[name] == 0).mean() for name in found.changed]
+    assert keep == all(change == 0 for change in zeros)
+
+
+def test_what_a_normalisation_has_measured_does_not_learn(tmp_path: Path) -> None:
+    graph = graph_of(cnn(), tmp_path)
+    norms = [op for op in graph.ops if op.key == "BatchNormalization"]
+    names = learnable(graph)
+    assert norms
+    assert all(op.input(1) in names and op.input(3) not in names and op.input(4) not in names for op in norms)
+
+
+def test_the_target_lies_before_a_softmax(tmp_path: Path) -> None:
+    assert ("l",) == targets(graph_of(classifier(), tmp_path))
+
+
+def test_images_move_and_turn_and_other_inputs_do_not() -> None:
+    images = np.arange(32 * 3 * 16 * 16, dtype=np.float32).reshape(32, 3, 16, 16)
+    feeds = {"image": images, "number": np.ones((32, 2), np.float32)}
+    still = augmented(feeds, "none", np.random.default_rng(0))
+    moved = augmented(feeds, "shift", np.random.default_rng(0))
+    turned = augmented(feeds, "flip", np.random.default_rng(0))
+    assert np.array_equal(images, still["image"])
+    assert (32, 3, 16, 16) == moved["image"].shape
+    assert not np.array_equal(images, moved["image"])
+    assert not np.array_equal(moved["image"], turned["image"])
+    assert np.array_equal(feeds["number"], turned["number"])

@@ -1,0 +1,81 @@
+"""Eight bits: the file is smaller and says nearly the same; each option counts; what cannot be rounded is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from schemas.errors import EspalierError
+from schemas.finishing import Quantize
+from tests.engine.nets import Node, cnn, feeds_for, gemm, layer, model, save
+from worker.engine import evaluate
+from worker.engine.data import Samples
+from worker.engine.quantize import quantize
+
+
+def wide() -> onnx.ModelProto:
+    """Large enough for its weights to outweigh the names of its nodes."""
+    nodes = [gemm("fc1", "x", "h"), Node("Relu", ["h"], "a"), gemm("fc2", "a", "y")]
+    return model(nodes, {**layer("fc1", 64, 300), **layer("fc2", 50, 64)}, {"x": ("N", 300)}, ["y"])
+
+
+def rounded(folder: Path, proto: onnx.ModelProto, batch: int | None = None, **options: str) -> Path:
+    target = folder / ("-".join(options.values()) + "int8.onnx")
+    samples = Samples(feeds_for(proto, 40))
+    quantize(save(proto, folder), target, samples, batch, Quantize.model_validate(options))
+    return target
+
+
+def outputs(path: Path, proto: onnx.ModelProto) -> np.ndarray:
+    found = evaluate.session(path).run(None, feeds_for(proto, 16, seed=9))
+    return np.asarray(found[0])
+
+
+def test_a_quarter_of_the_bytes_say_nearly_the_same(tmp_path: Path) -> None:
+    proto = wide()
+    path = rounded(tmp_path, proto)
+    onnx.checker.check_model(onnx.load(path), full_check=True)
+    dense, small = outputs(save(proto, tmp_path), proto), outputs(path, proto)
+    assert path.stat().st_size < 0.3 * len(proto.SerializeToString())
+    assert 0 < np.abs(dense - small).max() < 0.1 * np.abs(dense).max()
+
+
+@pytest.mark.parametrize("options", [{"weights": "per_tensor"}, {"ranges": "percentile"}])
+def test_every_option_changes_the_outcome(options: dict[str, str], tmp_path: Path) -> None:
+    proto = wide()
+    assert not np.array_equal(
+        outputs(rounded(tmp_path, proto), proto), outputs(rounded(tmp_path, proto, **options), proto)
+    )
+
+
+def test_no_option_is_without_such_a_test() -> None:
+    assert {"weights", "ranges"} == set(Quantize.model_fields)
+
+
+def test_names_that_callers_know_stay_and_new_ones_are_short(tmp_path: Path) -> None:
+    proto = cnn()
+    found = onnx.load(rounded(tmp_path, proto))
+    known = {one.name for one in proto.graph.initializer} | {name for node in proto.graph.node for name in node.output}
+    made = {name for node in found.graph.node for name in node.output} - known
+    assert [one.name for one in proto.graph.output] == [one.name for one in found.graph.output]
+    assert made
+    assert 8 > max(map(len, made))
+
+
+def test_scales_for_each_channel_need_an_opset_that_has_them(tmp_path: Path) -> None:
+    proto = wide()
+    proto.opset_import[0].version = 11
+    with pytest.raises(EspalierError) as caught:
+        rounded(tmp_path, proto)
+    assert "quantize_failed" == caught.value.code
+    assert "opset 11" in caught.value.failure.detail
+
+
+def test_what_the_quantiser_says_of_a_model_it_cannot_take_is_passed_on(tmp_path: Path) -> None:
+    proto = wide()
+    path = save(proto, tmp_path)
+    with pytest.raises(EspalierError) as caught:
+        quantize(path, tmp_path / "q.onnx", Samples({"other": np.zeros((4, 3), np.float32)}), None, Quantize())
+    assert "quantize_failed" == caught.value.code
+    assert "other" in caught.value.failure.detail

@@ -1,0 +1,223 @@
+"""The pruned model is trained to give what the uploaded one gives, on unlabelled samples.
+
+In: both graphs, samples to fit and samples held back. Out: `Distilled`: the changed constants and the held-back error
+before and after. The best state by held-back error is kept, the one before training included. Zeros of a sparse weight
+stay zero. Refused: what cannot be differentiated (`gradient_unavailable`).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from schemas.finishing import Distill
+from worker.engine.data import Samples
+from worker.engine.evaluate import pad
+from worker.engine.execute import Executor, Held, to_numpy
+from worker.engine.graph import Array, Graph
+
+WARM_UP = 0.05  # of the whole: Adam's first steps have no memory to scale by
+EIGHTH = 8
+IMAGES = 4  # dimensions
+
+# Where operators read what may learn. What a normalisation has measured (mean, variance) stays, and so do limits.
+NORMALISED = (1, 2)
+SLOTS: Mapping[str, tuple[int, ...]] = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (1, 2),
+    "MatMul": (0, 1),
+    "Add": (0, 1),
+    "Mul": (0, 1),
+    "PRelu": (1,),
+    "LSTM": (1, 2, 3),
+    "GRU": (1, 2, 3),
+    "RNN": (1, 2, 3),
+    **dict.fromkeys(
+        (
+            "BatchNormalization",
+            "InstanceNormalization",
+            "LayerNormalization",
+            "GroupNormalization",
+            "RMSNormalization",
+        ),
+        NORMALISED,
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Distilled:
+    changed: Mapping[str, Array]
+    error_before: float  # held back: squared difference over the spread of the uploaded model's outputs
+    error_after: float
+    epochs: int
+
+
+def learnable(graph: Graph) -> tuple[str, ...]:
+    """Weights, biases, scales and shifts, in single precision and of more than one number."""
+    found = []
+    for op in graph.ops:
+        for slot in SLOTS.get(op.key, ()):
+            array = graph.constants.get(op.input(slot))
+            if array is not None and array.dtype == np.float32 and array.size > 1:
+                found.append(op.input(slot))
+    return tuple(dict.fromkeys(found))
+
+
+def targets(graph: Graph) -> tuple[str, ...]:
+    """The tensors to imitate: the outputs, or what a Softmax at the end reads."""
+    names = []
+    for port in graph.outputs:
+        maker = graph.producer.get(port.name)
+        names.append(maker.inputs[0] if maker is not None and maker.key == "Softmax" else port.name)
+    return tuple(dict.fromkeys(names))
+
+
+def distill(
+    teacher: Graph,
+    student: Graph,
+    fit: Samples,
+    held: Samples,
+    options: Distill,
+    *,
+    seed: int,
+    device: str,
+    keep_zeros: bool,
+    tell: Callable[[float, str], None],
+    clock: Callable[[], float] = time.perf_counter,
+) -> Distilled:
+    """Adam on the squared difference of the outputs, its rate falling along a cosine to the end of epochs or time."""
+    start = clock()
+    course = _Course(teacher, _Student(student, device, keep_zeros), fit, held, options, seed)
+    first = best = course.error()
+    state, epoch = None, 0
+
+    def share(within: float) -> float:
+        """How much of the way is behind: 1 where epochs or time have run out."""
+        return max((epoch + within) / options.epochs, (clock() - start) / options.seconds)
+
+    while share(0.0) < 1.0:
+        course.epoch(share)
+        epoch += 1
+        error = course.error()
+        if error < best:
+            best, state = error, course.student.state()
+        tell(min(share(0.0), 1.0), f"epoch {epoch}: held-back error {error:.4f}, at first {first:.4f}")
+    return Distilled(state or {}, first, best, epoch)
+
+
+class _Student:
+    """An executor whose weights learn."""
+
+    def __init__(self, graph: Graph, device: str, keep_zeros: bool) -> None:
+        self.executor = Executor(graph, device)
+        self.weights: dict[str, torch.Tensor] = {}
+        self.masks: dict[str, torch.Tensor] = {}
+        for name in learnable(graph):
+            weight = self.executor.fixed[name]
+            assert isinstance(weight, torch.Tensor)
+            self.weights[name] = weight.clone().requires_grad_()
+            if keep_zeros:
+                self.masks[name] = (weight != 0).to(weight.dtype)
+        self.executor.fixed |= self.weights
+
+    def step(self, optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+        with torch.no_grad():
+            for name, mask in self.masks.items():
+                self.weights[name].mul_(mask)
+
+    def state(self) -> dict[str, Array]:
+        return {name: to_numpy(weight).copy() for name, weight in self.weights.items()}
+
+
+class _Course:
+    """The teacher, the student, and what they go through."""
+
+    def __init__(
+        self, teacher: Graph, student: _Student, fit: Samples, held: Samples, options: Distill, seed: int
+    ) -> None:
+        self.options, self.fit, self.held, self.student = options, fit, held, student
+        self.fixed = teacher.fixed_batch()
+        self.batch = self.fixed or min(options.batch, fit.count)
+        self.names = targets(teacher)
+        self.teacher = Executor(teacher, student.executor.device)
+        self.optimiser = torch.optim.Adam(list(student.weights.values()), lr=options.learning_rate)
+        self.random = np.random.default_rng(seed)
+        self.answers = [self._taught(part.inputs) for part in self._parts()]
+        joined = {name: torch.cat([one[name].flatten() for one in self.answers]) for name in self.answers[0]}
+        self.spread = {name: float(values.var()) or 1.0 for name, values in joined.items()}
+
+    def error(self) -> float:
+        """On the samples held back."""
+        losses = [
+            float(self._loss(part.inputs, answers).detach()) * part.count
+            for part, answers in zip(self._parts(), self.answers, strict=True)
+        ]
+        return sum(losses) / sum(part.count for part in self._parts())
+
+    def epoch(self, share: Callable[[float], float]) -> None:
+        """One pass over the samples in a new order, or as far as the time goes."""
+        order = self.random.permutation(self.fit.count)
+        for start in range(0, len(order) - self.batch + 1, self.batch):
+            done = share(start / len(order))
+            if done >= 1.0:
+                return
+            rate = min(1.0, done / WARM_UP) * (1 + np.cos(np.pi * done)) / 2
+            for group in self.optimiser.param_groups:
+                group["lr"] = self.options.learning_rate * float(rate)
+            part = self.fit.take(order[start : start + self.batch])
+            feeds = augmented(part.inputs, self.options.augment, self.random)
+            self.student.step(self.optimiser, self._loss(feeds, self._taught(feeds)))
+
+    def _parts(self) -> Iterator[Samples]:
+        return (pad(part, self.fixed) for part in self.held.batches(self.batch))
+
+    def _taught(self, feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        self.teacher.run(feeds, _catch(self.names, found))
+        return found
+
+    def _loss(self, feeds: Mapping[str, Array], answers: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        given: dict[str, torch.Tensor] = {}
+        self.student.executor.differentiable(feeds, _catch(self.names, given))
+        losses = [(given[name] - answer).square().mean() / self.spread[name] for name, answer in answers.items()]
+        return torch.stack(losses).mean()
+
+
+def _catch(names: tuple[str, ...], found: dict[str, torch.Tensor]) -> Callable[[str, Held], None]:
+    def visit(name: str, value: Held) -> None:
+        if name in names and isinstance(value, torch.Tensor) and value.is_floating_point():
+            found[name] = value
+
+    return visit
+
+
+def augmented(feeds: Mapping[str, Array], how: str, random: np.random.Generator) -> Mapping[str, Array]:
+    """Images moved and mirrored: float inputs (samples, channels, rows, columns). Others stay as they are."""
+    if how == "none":
+        return feeds
+    return {
+        name: _moved(array, how == "flip", random) if array.ndim == IMAGES and array.dtype.kind == "f" else array
+        for name, array in feeds.items()
+    }
+
+
+def _moved(images: Array, mirror: bool, random: np.random.Generator) -> Array:
+    count, _, rows, columns = images.shape
+    most = rows // EIGHTH, columns // EIGHTH
+    padded = F.pad(torch.from_numpy(images), (most[1], most[1], most[0], most[0]))
+    tops, lefts = random.integers(0, 2 * most[0] + 1, count), random.integers(0, 2 * most[1] + 1, count)
+    flips = np.logical_and(mirror, random.random(count) < 0.5)  # half of them
+    cut = [
+        (padded[place].flip(-1) if flips[place] else padded[place])[:, top : top + rows, left : left + columns]
+        for place, (top, left) in enumerate(zip(tops, lefts, strict=True))
+    ]
+    moved: Array = torch.stack(cut).numpy()
+    return moved

@@ -1,0 +1,154 @@
+"""The cut model is proved, finished and measured; then it gets its name.
+
+In: the subject, the work done to it, the samples. Out: `Judged`, and the job's files in the work folder. Refused: a
+model that differs from its masked self (`exactness_failed`), and what finishing and judging refuse.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from schemas.files import ARTIFACT
+from schemas.report import Exactness, FinishingStep, Report, Score
+from worker.engine import evaluate, surgery, verify
+from worker.engine.data import Samples, Split
+from worker.engine.execute import Executor, to_numpy
+from worker.engine.finish import FLOAT, finish, tidy
+from worker.engine.further import add_file
+from worker.engine.graph import Array, Graph
+from worker.engine.load import gzip_bytes
+from worker.engine.quantised import without_rounding
+from worker.engine.render import render_html, render_markdown
+from worker.engine.stages import Judged, Stages, Subject, Work
+
+PROOF_SAMPLES = 256
+
+
+def measure(
+    subject: Subject,
+    work: Work,
+    data: Split,
+    probe: Samples,
+    stage: Stages,
+    latency_before_ms: float | None = None,
+) -> tuple[Work, Judged]:
+    """Proved, or refused; then finished and judged. The uploaded model's latency may be known already."""
+    with stage("prove", "comparing with the masked model"):
+        proof = _prove(subject, work, probe.rows(0, min(PROOF_SAMPLES, probe.count)))
+        verify.assert_exact(proof)
+    work = finish(subject, work, data, stage)
+    with stage("judge", "measuring both models in onnxruntime"):
+        return work, _judge(subject, work, proof, data.evaluation, probe, latency_before_ms)
+
+
+def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
+    """cut(M) against masked(M), both in onnxruntime; for zeroed weights, the artifact against the torch executor."""
+    graph, shelf = subject.graph, subject.loaded.shelf
+    names = surgery.comparable_outputs(graph)
+    batch = graph.fixed_batch()
+    feeds = evaluate.pad(samples, batch).rows(0, batch or samples.count).inputs
+
+    def run(model: ir.Model) -> list[Array]:
+        path = shelf.save(surgery.to_proto(model, names), "proof.onnx")
+        found = evaluate.session(path, threads=torch.get_num_threads()).run(list(names), dict(feeds))
+        return [np.asarray(one) for one in found]
+
+    cut, dense = run(work.model), run(subject.loaded.model)
+    if subject.request.criterion.prunes_weights():
+        masked = _run_in_torch(without_rounding(graph), {**graph.constants, **work.changed}, feeds, names)
+    else:
+        model, ties, groups = subject.loaded.model, subject.analysis.ties, subject.groups
+        masked = run(surgery.masked(model, ties, work.changed, groups, work.gone, shelf))
+    proof = verify.compare(names, cut, masked, dense, batch or samples.count)
+    over_kept = surgery.kept_masks(subject.analysis.ties, subject.groups, work.gone)
+    return proof.model_copy(update={"over_kept": tuple(graph.ops[index].name for index in over_kept)})
+
+
+def _run_in_torch(
+    graph: Graph, constants: Mapping[str, Array], feeds: Mapping[str, Array], names: tuple[str, ...]
+) -> list[Array]:
+    found: dict[str, Array] = {}
+
+    def visit(name: str, value: torch.Tensor | Array) -> None:
+        if name in names:
+            found[name] = to_numpy(value)
+
+    Executor(graph, "cpu", constants).run(feeds, visit)
+    return [found[name] for name in names]
+
+
+def _judge(
+    subject: Subject,
+    work: Work,
+    proof: Exactness,
+    samples: Samples | None,
+    probe: Samples,
+    latency_before_ms: float | None,
+) -> Judged:
+    """Accuracy and latency of the uploaded model and of the bytes that the caller will fetch."""
+    batch = subject.graph.fixed_batch()
+    one = evaluate.pad(probe.rows(0, 1), batch)
+    before = evaluate.session(subject.loaded.shelf.save(subject.loaded.proto, "uploaded.onnx"))
+    paths = [made.path for made in work.made] or [work.artifact]
+    afters = [evaluate.session(path) for path in paths]
+    first: Score | None = None
+    others: Sequence[Score | None] = [None for _ in afters]
+    if samples is not None:
+        task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), samples.labels)
+        first, others = evaluate.judge(task, before, afters, samples, batch)
+    if latency_before_ms is None:
+        latency_before_ms = evaluate.latency_ms(before, one)
+    fast = [evaluate.latency_ms(after, one) for after in afters]
+    steps = tuple(
+        FinishingStep(
+            step=made.step,
+            seconds=made.seconds,
+            file_bytes=made.path.stat().st_size,
+            gzip_bytes=gzip_bytes(made.path),
+            latency_ms=latency,
+            accuracy=score,
+            detail=made.detail,
+        )
+        for made, latency, score in zip(work.made, fast, others, strict=False)
+    )
+    return Judged(proof, first, others[-1], latency_before_ms, fast[-1], steps)
+
+
+def output_infos(subject: Subject) -> list[evaluate.OutputInfo]:
+    """What is known of each output: its shape as run, and the operator behind it."""
+    graph, seen = subject.graph, subject.analysis.ties.seen
+    infos = []
+    for port in graph.outputs:
+        maker = graph.producer.get(port.name)
+        shape = seen.shapes.get(port.name, ())
+        infos.append(
+            evaluate.OutputInfo(
+                name=port.name,
+                shape=(None, *_free_where_dynamic(shape, port.shape)),
+                op_type=maker.key if maker is not None else "",
+                axis=maker.integer("axis", -1) if maker is not None and maker.key == "Softmax" else None,
+                integers=port.name in seen.dtypes and seen.dtypes[port.name].kind in "iu",
+            )
+        )
+    return infos
+
+
+def _free_where_dynamic(seen: tuple[int, ...], declared: tuple[int | None, ...] | None) -> tuple[int | None, ...]:
+    """Dimensions after the first, unknown where the model leaves them open."""
+    if declared is None or len(declared) != len(seen):
+        return seen[1:]
+    return tuple(size if fixed is not None else None for size, fixed in zip(seen[1:], declared[1:], strict=True))
+
+
+def write(report: Report, work: Work, workdir: Path) -> None:
+    """The artifact and the reports under their names; where the artifact is in eight bits, the float model too."""
+    if work.quantized:
+        work.made[-2].path.rename(add_file(workdir, FLOAT))
+    work.artifact.rename(workdir / ARTIFACT)
+    tidy(workdir)
+    (workdir / "report.json").write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
+    (workdir / "report.html").write_text(render_html(report), encoding="utf-8")
+    (workdir / "report.md").write_text(render_markdown(report), encoding="utf-8")
