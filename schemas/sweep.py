@@ -171,16 +171,20 @@ class CompareRequest(_Many):
     def _apart(self) -> Iterator[tuple[str, str, Options]]:
         if not self.criteria or not self.amounts:
             raise ValueError("there is not one point: give at least one criterion and one amount")
-        beside = [] if not self.baseline or any(one.name == "random" for one in self.criteria) else [Random()]
-        for criterion in (*self.criteria, *beside):
-            for amount in self.amounts:
-                if criterion in beside and (amount.kind == "threshold" or amount.kind == "remove_weights"):
-                    continue  # it has no threshold, and draws units
-                settings: Options = {
-                    "criterion": criterion.model_dump(mode="json"),
-                    "amount": amount.model_dump(mode="json", exclude_none=True),
-                }
-                yield f"{criterion.in_words()}, {_words(settings['amount'])}", criterion.in_words(), settings
+        pairs: list[tuple[Criterion, Amount]] = [(one, amount) for one in self.criteria for amount in self.amounts]
+        if self.baseline and all(one.name != "random" for one in self.criteria):
+            pairs += [(_chance(amount), amount) for amount in self.amounts if amount.kind != "threshold"]
+        for criterion, amount in pairs:
+            settings: Options = {
+                "criterion": criterion.model_dump(mode="json"),
+                "amount": amount.model_dump(mode="json", exclude_none=True),
+            }
+            yield f"{criterion.in_words()}, {_words(settings['amount'])}", criterion.in_words(), settings
+
+
+def _chance(amount: Amount) -> Random:
+    """The baseline for an amount."""
+    return Random(of="weights" if amount.kind == "remove_weights" else "units")
 
 
 def laid_over(base: Mapping[str, JsonValue], settings: Mapping[str, JsonValue]) -> Options:

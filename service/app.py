@@ -23,10 +23,10 @@ from service import errors, openapi
 from service.auth import Gate, Policy
 from service.context import Service, new_job_id
 from service.events import Feed
-from service.intake import InspectBody, PruneBody
+from service.intake import CompareBody, InspectBody, PruneBody, SweepBody
 from service.metrics import Metrics
 from service.observe import Observe
-from service.routes import blobs, inspect, jobs, meta, prune, results
+from service.routes import blobs, inspect, jobs, meta, prune, results, sweep
 from state.bell import Bell
 from state.blobs import open_blobs
 from state.jobs import JobStore, connect
@@ -36,7 +36,8 @@ from state.settings import Settings
 DESCRIPTION = (
     "Prunes neural networks to fit embedded devices. Send an ONNX model, calibration data and options to "
     "`POST /prune`; poll the job or follow its events; fetch a smaller ONNX file and a report of what was removed "
-    "and what it cost. `POST /inspect` only looks: what could go, and what stays and why."
+    "and what it cost. `POST /inspect` only looks: what could go, and what stays and why. `POST /sweep` and "
+    "`POST /compare` prune one model many times: over options, and by criteria beside each other."
 )
 
 log = logging.getLogger("espalier.http")
@@ -72,10 +73,10 @@ def create_app(
         lifespan=_lifespan(service, bell),
     )
     app.state.service = service
-    for routes in (prune, inspect, jobs, results, blobs, meta):
+    for routes in (prune, inspect, sweep, jobs, results, blobs, meta):
         app.include_router(routes.router)
     errors.install(app)
-    openapi.install(app, (PruneBody, InspectBody))
+    openapi.install(app, (PruneBody, InspectBody, SweepBody, CompareBody))
     # The one added last is the outermost.
     app.add_middleware(Gate, policy=policy)
     app.add_middleware(Observe, metrics=service.metrics)

@@ -24,6 +24,7 @@ from service.fetch_command import fetch
 from service.inspect_command import inspect
 from service.prune_command import UsageError, prune
 from service.summary import criteria_text, job_lines, targets_text
+from service.sweep_command import compare, sweep
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
 # What service/auth.py reads; a bare install cannot import it.
@@ -71,6 +72,8 @@ def build_parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_prune(commands, environ)
     _add_inspect(commands, environ)
+    _add_sweep(commands, environ)
+    _add_compare(commands, environ)
     _add_serve(commands)
     jobs = _command(commands, "jobs", list_jobs, "List your jobs, newest first.")
     jobs.add_argument("--limit", type=int, default=20, metavar="N", help="how many at most (default 20)")
@@ -125,21 +128,8 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
     )
     parser = _command(commands, "prune", prune, about)
     _add_model(parser)
-    parser.add_argument(
-        "--eval", type=Path, metavar="EVAL.npz", help="data to measure accuracy with (default: a share of --data)"
-    )
-    parser.add_argument(
-        "--history", type=Path, metavar="HISTORY.npz", help="how training changed the weights, for criteria that ask"
-    )
+    _add_judging(parser)
     parser.add_argument("--out", type=Path, metavar="PRUNED.onnx", help="the result (default: MODEL.pruned.onnx here)")
-    parser.add_argument(
-        "--report",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="REPORT",
-        help="the report, in the form that the suffix names: .json, .html or .md; repeatable",
-    )
     parser.add_argument("--all", type=Path, metavar="FOLDER", help="also every file that the job made, by its own name")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     _add_place(parser, environ)
@@ -156,6 +146,72 @@ def _add_inspect(commands: Commands, environ: Mapping[str, str]) -> None:
     _add_place(parser, environ)
 
 
+def _add_sweep(commands: Commands, environ: Mapping[str, str]) -> None:
+    about = (
+        "Prune one model many times in one job, over the values of an option: a row and a place on the curve for "
+        "each. --set gives options that all points share."
+    )
+    parser = _command(commands, "sweep", sweep, about)
+    parser.add_argument(
+        "--over",
+        action="append",
+        default=[],
+        metavar="PATH=V,V,...",
+        help="an option and its values: amount.remove_units=0.2,0.5; repeatable: every combination",
+    )
+    _add_many(parser, environ)
+
+
+def _add_compare(commands: Commands, environ: Mapping[str, str]) -> None:
+    about = "Compare criteria on one model in one job, each at each amount, with `random` beside them."
+    parser = _command(commands, "compare", compare, about)
+    parser.add_argument(
+        "--criterion",
+        action="append",
+        default=[],
+        metavar="NAME|JSON",
+        help='a criterion: magnitude, or {"name": "magnitude", "norm": "l1"}; repeatable',
+    )
+    parser.add_argument(
+        "--amount",
+        action="append",
+        default=[],
+        metavar="KIND=V,V,...",
+        help="how much each removes: remove_units=0.25,0.5,0.75; repeatable",
+    )
+    parser.add_argument("--surface", action="store_true", help="also the error surface of the units that go first")
+    _add_many(parser, environ)
+
+
+def _add_many(parser: argparse.ArgumentParser, environ: Mapping[str, str]) -> None:
+    """What a sweep and a comparison have in common."""
+    _add_model(parser)
+    _add_judging(parser)
+    parser.add_argument("--repeat", type=int, metavar="N", help="seeds for each point: mean and deviation (default 1)")
+    parser.add_argument("--keep", choices=["all", "best", "none"], help="which models become files (default best)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="every file that the job made goes there")
+    parser.add_argument("--json", action="store_true", help="print the whole report as JSON instead of the table")
+    _add_place(parser, environ)
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> None:
+    """What accuracies and criteria need beside calibration data, and where the report goes."""
+    parser.add_argument(
+        "--eval", type=Path, metavar="EVAL.npz", help="data to measure accuracy with (default: a share of --data)"
+    )
+    parser.add_argument(
+        "--history", type=Path, metavar="HISTORY.npz", help="how training changed the weights, for criteria that ask"
+    )
+    parser.add_argument(
+        "--report",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="REPORT",
+        help="the report, in the form that the suffix names: .json, .html or .md; repeatable",
+    )
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     """The model, its data and the options."""
     parser.add_argument("model", type=Path, metavar="MODEL", help="the model: ONNX, or TorchScript with --data")
@@ -167,7 +223,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="LOC=FILE",
         help="a file of external data, by the location that the model names; repeatable",
     )
-    parser.add_argument("--options", type=Path, metavar="OPTIONS.json", help="the options, as in POST /prune")
+    parser.add_argument("--options", type=Path, metavar="OPTIONS.json", help="the options, as in the HTTP request")
     parser.add_argument(
         "--set",
         action="append",

@@ -24,6 +24,7 @@ from schemas.inspection import Inspection
 from schemas.job import Job, JobEvent, JobPage, Progress
 from schemas.kinds import JobRequest
 from schemas.report import Report
+from schemas.sweep_report import SweepReport
 from service.files import replacing
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -208,6 +209,10 @@ class Client:
     def inspection(self, job_id: str) -> Inspection:
         """The report of an inspection."""
         return _parse(Inspection, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
+
+    def sweep_report(self, job_id: str) -> SweepReport:
+        """The report of a sweep or a comparison."""
+        return _parse(SweepReport, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
 
     def report_document(self, job_id: str, kind: ReportKind) -> bytes:
         """The report as the service renders it: JSON, HTML or Markdown."""

@@ -19,6 +19,7 @@ from schemas.errors import EspalierError, FieldError, nearest
 from schemas.job import BLOB_PATTERN, BlobRef, JobInputs
 from schemas.kinds import JobRequest
 from schemas.request import parse_inspection, parse_options
+from schemas.sweep import parse_comparison, parse_sweep
 from service.body import pieces, whole
 from service.context import Service
 from service.errors import pointer
@@ -67,6 +68,14 @@ class PruneBody(InspectBody):
     history: DataFile | None = None
 
 
+class SweepBody(PruneBody):
+    """The JSON form of POST /sweep."""
+
+
+class CompareBody(PruneBody):
+    """The JSON form of POST /compare."""
+
+
 @dataclass(frozen=True)
 class Intake:
     """What one kind of job takes."""
@@ -77,6 +86,8 @@ class Intake:
 
 PRUNE = Intake(PruneBody, parse_options)
 INSPECT = Intake(InspectBody, parse_inspection)
+SWEEP = Intake(SweepBody, parse_sweep)
+COMPARE = Intake(CompareBody, parse_comparison)
 
 
 async def accept(request: Request, service: Service, owner: str, key: str | None, intake: Intake) -> Response:

@@ -2,7 +2,7 @@
 app.
 
 In: the app's routes. Out: the document with the problem schema on every failure, the two ways to send an API key, and
-the bodies of POST /prune, POST /inspect and PUT /blobs. FastAPI's own 422 schema is taken out: no answer has that form.
+the bodies of the requests for jobs and of PUT /blobs. FastAPI's own 422 schema is taken out: no answer has that form.
 """
 
 from http import HTTPStatus
@@ -11,7 +11,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from schemas.kinds import REQUESTS
 from schemas.request import InspectRequest, PruneRequest
+from schemas.sweep import CompareRequest, SweepRequest
 from service.auth import OPEN_PATHS
 from service.errors import MEDIA_TYPE, Problem
 
@@ -36,8 +38,8 @@ def _file(what: str) -> Json:
 MODEL = _file("An ONNX file, or TorchScript with calibration data.")
 
 
-def _job_body(options: type[Any], body: str, files: Json) -> Json:
-    """A request for a job: a form with files, or JSON that names blobs."""
+def _job_body(options: type[Any], body: str, files: Json, example: Json | None = None) -> Json:
+    """A request for a job: a form with files, or JSON that names blobs. `example`: options to start from."""
     ref = {"$ref": _REF.format(model=options.__name__)}
     form = {
         "type": "object",
@@ -45,22 +47,34 @@ def _job_body(options: type[Any], body: str, files: Json) -> Json:
         "additionalProperties": False,
         "properties": {"model": MODEL, **files, "options": ref},
     }
-    return {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": form, "encoding": {"options": {"contentType": "application/json"}}},
-            "application/json": {"schema": {"$ref": _REF.format(model=body)}},
-        },
-    }
+    as_form: Json = {"schema": form, "encoding": {"options": {"contentType": "application/json"}}}
+    as_json: Json = {"schema": {"$ref": _REF.format(model=body)}}
+    if example is not None:
+        blobs = {"model": {"blob": "sha256:" + "0" * 64}, "calibration": {"blob": "sha256:" + "1" * 64}}
+        as_json["example"] = {**blobs, "options": example}
+    return {"required": True, "content": {"multipart/form-data": as_form, "application/json": as_json}}
 
 
-PRUNE_BODY = _job_body(
-    PruneRequest,
-    "PruneBody",
+PRUNE_FILES: Json = {
+    "calibration": _file(".npz, .npy or .csv; unlabelled data will do. Required where options need it."),
+    "evaluation": _file(".npz, .npy or .csv with labels; without it the calibration data are split."),
+    "history": _file(".npz: the weights at the start and after each epoch of training. Required by karnin."),
+}
+PRUNE_BODY = _job_body(PruneRequest, "PruneBody", PRUNE_FILES)
+SWEEP_BODY = _job_body(
+    SweepRequest,
+    "SweepBody",
+    PRUNE_FILES,
+    {"base": {"criterion": {"name": "distinctiveness"}}, "over": {"criterion.angle_deg": [10, 20, 30]}, "repeat": 3},
+)
+COMPARE_BODY = _job_body(
+    CompareRequest,
+    "CompareBody",
+    PRUNE_FILES,
     {
-        "calibration": _file(".npz, .npy or .csv; unlabelled data will do. Required where options need it."),
-        "evaluation": _file(".npz, .npy or .csv with labels; without it the calibration data are split."),
-        "history": _file(".npz: the weights at the start and after each epoch of training. Required by karnin."),
+        "criteria": [{"name": "distinctiveness"}, {"name": "magnitude", "norm": "l1"}],
+        "amounts": [{"remove_units": 0.25}, {"remove_units": 0.5}],
+        "surface": {"units": 5},
     },
 )
 INSPECT_BODY = _job_body(
@@ -80,7 +94,7 @@ def install(app: FastAPI, extra: tuple[type[Any], ...]) -> None:
 
     def openapi() -> Json:
         if app.openapi_schema is None:
-            app.openapi_schema = _complete(app, (PruneRequest, InspectRequest, Problem, *extra))
+            app.openapi_schema = _complete(app, (*REQUESTS.values(), Problem, *extra))
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document

@@ -44,14 +44,14 @@ def _put(document: dict[str, object], text: str) -> None:
         )
     place = document
     for key in keys[:-1]:
-        inner = place.setdefault(key, dict(STARTS.get(key, {})) if place is document else {})
+        inner = place.setdefault(key, dict(STARTS.get(key, {})) if keys[0] in (key, "base") else {})
         if not isinstance(inner, dict):
             raise EspalierError("options_invalid", f"--set {text}: {key!r} is {json.dumps(inner)}, not an object")
         place = inner
-    place[keys[-1]] = _value(value)
+    place[keys[-1]] = value_of(value)
 
 
-def _value(text: str) -> object:
+def value_of(text: str) -> object:
     """JSON where it is JSON, else the text itself: `magnitude` need not be quoted twice."""
     try:
         value: object = json.loads(text)

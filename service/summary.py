@@ -13,6 +13,7 @@ from schemas.device import TARGETS, DeviceProfile, Devices
 from schemas.inspection import Inspection
 from schemas.job import Job
 from schemas.report import Report, Score, Side
+from schemas.sweep_report import Spread, SweepPoint, SweepReport
 
 COLUMNS = ("", "before", "after", "change")
 
@@ -121,6 +122,54 @@ def inspection_table(found: Inspection) -> str:
     lines += _section(("IN NO GROUP", "PARAMETERS", "WEIGHTS", "FOR EXAMPLE"), rest)
     lines += _section(("RUN IN ONNXRUNTIME", "NODES", "FOR EXAMPLE"), other)
     return "\n".join(lines)
+
+
+def sweep_table(report: SweepReport) -> str:
+    """A line for each point, then which one is the best and why."""
+    before = report.before
+    head = ("POINT", "SCORE", "CHANGE", "LOSS", "PARAMETERS", "MACS", "FILE BYTES", "")
+    accuracy = before.accuracy
+    uploaded = (
+        "as uploaded",
+        f"{accuracy.score:.4f}" if accuracy else "-",
+        "",
+        f"{accuracy.loss:.4g}" if accuracy and accuracy.loss is not None else "-",
+        f"{before.parameters:,}",
+        f"{before.macs:,}",
+        f"{before.file_bytes:,}",
+        "",
+    )
+    lines = _section(head, [uploaded, *(_point(point, report.best) for point in report.points)])[1:]
+    lines += ["", report.best_because]
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    if report.verdict.met:
+        return "\n".join([*lines, "verdict: a point meets the constraints"])
+    return "\n".join([*lines, *(f"verdict: NOT met: {sentence}" for sentence in report.verdict.broken)])
+
+
+def _point(point: SweepPoint, best: int | None) -> tuple[str, ...]:
+    notes = [
+        "best" if point.number == best else "",
+        point.failure.code if point.failure else "" if point.meets else "constraint not met",
+        point.artifact or "",
+    ]
+    return (
+        f"{point.number}. {point.label}",
+        _spread(point.score, ".4f"),
+        _spread(point.score_change, "+.4f"),
+        _spread(point.loss, ".4g"),
+        _spread(point.parameters, ",.0f"),
+        _spread(point.macs, ",.0f"),
+        _spread(point.file_bytes, ",.0f"),
+        ", ".join(note for note in notes if note),
+    )
+
+
+def _spread(found: Spread | None, form: str) -> str:
+    """A mean and, of several seeds, the deviation."""
+    if found is None:
+        return "-"
+    return f"{found.mean:{form}}" + (f" ±{found.std:{form.lstrip('+')}}" if found.std else "")
 
 
 def _section(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:

@@ -15,6 +15,7 @@ from schemas.files import ARTIFACT, REPORTS, ResultFile, ResultFiles
 from schemas.inspection import Inspection
 from schemas.job import JobResult
 from schemas.report import Report
+from schemas.sweep_report import SweepReport
 from service.accept import preferred
 from service.context import Here, Owner, Service
 from service.downloads import Download, media_type, safe_stem, send_blob
@@ -91,7 +92,7 @@ async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId)
 @router.head("/jobs/{job_id}/report", include_in_schema=False)
 @router.get(
     "/jobs/{job_id}/report",
-    response_model=Report | Inspection,
+    response_model=Report | Inspection | SweepReport,
     summary="Fetch the report in the form that Accept asks for",
     responses={
         200: {"content": _REPORT_CONTENT},
@@ -116,7 +117,7 @@ async def report(
 @router.head("/jobs/{job_id}/report.{suffix}", include_in_schema=False)
 @router.get(
     "/jobs/{job_id}/report.{suffix}",
-    response_model=Report | Inspection,
+    response_model=Report | Inspection | SweepReport,
     summary="Fetch the report in one form",
     responses={
         200: {"content": _REPORT_CONTENT},

@@ -51,6 +51,8 @@ def test_a_comparison_is_every_criterion_at_every_amount_with_random_beside() ->
     assert ["magnitude", "distinctiveness", "random"] == [one.request.criterion.name for one in plan]
     assert len({one.series for one in plan}) == 3
     assert 2 == len(parse_comparison({**asked, "baseline": False}).plan)
+    weights = {"criteria": [{"name": "magnitude", "of": "weights"}], "amounts": [{"remove_weights": 0.5}]}
+    assert [True, True] == [one.request.criterion.prunes_weights() for one in parse_comparison(weights).plan]
     asked["criteria"] = [{"name": "random"}]
     assert 1 == len(parse_comparison(asked).plan)
     assert 9 == len(parse_comparison({"criteria": [{"name": "magnitude"}, {"name": "magnitude", "norm": "l1"}]}).plan)
