@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from worker.engine.axes import Group
-from worker.engine.criteria.evidence import Centre, Evidence, Step, angles_deg, centred, centres
+from worker.engine.criteria.evidence import Centre, Evidence, Step, angles_deg, centred, centres, together
 from worker.engine.graph import Array, Graph
 from worker.engine.observe import Float, SiteGram
 from worker.engine.ties import Consume
@@ -56,7 +56,7 @@ def _resolve(method: Method, centre: Centre, steps: Sequence[Step], evidence: Ev
     """Where each removed unit's weights go. A step without a partner goes to the closest unit that stays."""
     closest = None
     if method != "none" and any(step.why == "small" for step in steps):
-        angles = angles_deg(np.sum([centred(site, centre) for site in evidence.sites], axis=0))
+        angles = angles_deg(together(evidence.sites, centre))
         angles[:, [step.unit for step in steps]] = np.inf
         closest = angles
     action: Literal["merged", "projected"] = "merged" if method == "merge" else "projected"

@@ -13,6 +13,7 @@ import torch
 
 from worker.engine.axes import Group
 from worker.engine.execute import Executor, Held
+from worker.engine.gram import Gram
 from worker.engine.graph import Array, Graph
 from worker.engine.ops import RULES
 from worker.engine.ties import Points, Seen
@@ -59,10 +60,8 @@ class _Accumulator:
         whole = self.width == 1 and np.array_equal(index.ravel(), np.arange(size))
         self.index = None if whole else torch.from_numpy(index.ravel()).to(device)
         self.units = units
-        self.gram = torch.zeros(units, units, dtype=torch.float64, device=device)
-        self.sums = torch.zeros(units, dtype=torch.float64, device=device)
+        self.gram = Gram(units, device)
         self.zeros = torch.zeros(units, dtype=torch.float64, device=device) if count_zeros else None
-        self.rows = 0
 
     def add(self, value: torch.Tensor) -> None:
         """Rows are everything but the units; a unit of several indices (behind a Flatten) owns a row for each."""
@@ -72,14 +71,12 @@ class _Accumulator:
         acts = acts.reshape(-1, self.units, self.width).movedim(1, -1).reshape(-1, self.units)  # (rows, units)
         if self.zeros is not None:
             self.zeros += (acts == 0).sum(dim=0)
-        acts = acts.to(torch.float64)
-        self.gram.addmm_(acts.T, acts)
-        self.sums += acts.sum(dim=0)
-        self.rows += len(acts)
+        self.gram.add(acts)
 
     def found(self, tensor: str, middle: float | None) -> SiteGram:
         zeros = None if self.zeros is None else self.zeros.cpu().numpy()
-        return SiteGram(tensor, self.gram.cpu().numpy(), self.sums.cpu().numpy(), self.rows, middle, zeros)
+        total, sums = self.gram.total().cpu().numpy(), self.gram.sums.cpu().numpy()
+        return SiteGram(tensor, total, sums, self.gram.rows, middle, zeros)
 
 
 def grams(

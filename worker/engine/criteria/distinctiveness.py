@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from schemas.criteria import Distinctiveness
-from worker.engine.criteria.evidence import Evidence, Step, angles_deg, centred
+from worker.engine.criteria.evidence import Evidence, Step, angles_deg, together
 from worker.engine.observe import Float
 
 DEAD = 1e-6  # a unit whose activity is below this share of the most active one's never fires
@@ -44,8 +44,9 @@ class DistinctivenessRanking:
         """Dead units, then the later unit of the closest pair, again and again."""
         steps = self._dead(evidence)[: evidence.units - 1]
         dead = [step.unit for step in steps]
-        distance = np.triu(self._angles(evidence), 1)
-        distance[np.tril_indices(evidence.units)] = np.inf
+        distance = self._angles(evidence)
+        for unit in range(evidence.units):
+            distance[unit, : unit + 1] = np.inf
         distance[dead, :] = np.inf
         distance[:, dead] = np.inf
         nearest = distance.argmin(axis=1)
@@ -65,8 +66,7 @@ class DistinctivenessRanking:
     def _angles(self, evidence: Evidence) -> Float:
         if self.parameters.on == "weights":
             return angles_deg(_products(evidence))
-        gram = np.sum([centred(site, self.parameters.centre) for site in evidence.sites], axis=0)
-        return angles_deg(gram)
+        return angles_deg(together(evidence.sites, self.parameters.centre))
 
     def _dead(self, evidence: Evidence) -> list[Step]:
         if not self.parameters.dead_units:

@@ -3,7 +3,7 @@
 Criteria see weights, Grams and what the loss does, never operators.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Literal, Protocol
@@ -17,6 +17,7 @@ from worker.engine.graph import Graph
 from worker.engine.observe import Float, SiteGram
 from worker.engine.quantised import real
 
+ROWS = 256  # of a wide square at once
 Centre = Literal["auto", "half", "mean", "none"]
 
 
@@ -124,18 +125,37 @@ def centres(site: SiteGram, how: Centre) -> Float:
 
 
 def centred(site: SiteGram, how: Centre) -> Float:
-    """The Gram of centred activations, from the raw one: sum (a - c)(a - c)^T."""
+    """The Gram of centred activations, from the raw one, which it may be: sum (a - c)(a - c)^T."""
     c = centres(site, how)
-    cross = np.outer(c, site.sums)
-    gram: Float = site.gram - cross - cross.T + site.rows * np.outer(c, c)
+    if not c.any():
+        return site.gram
+    gram: Float = site.gram.copy()
+    rest = site.sums - c * (site.rows / 2)
+    for rows in _some(len(gram)):
+        gram[rows] -= np.outer(c[rows], rest)
+        gram[rows] -= np.outer(rest[rows], c)
     return gram
+
+
+def together(sites: Sequence[SiteGram], how: Centre) -> Float:
+    """The centred Gram over all the sites of a group."""
+    first, *others = (centred(site, how) for site in sites)
+    return first if not others else np.sum([first, *others], axis=0)
+
+
+def _some(count: int) -> Iterator[slice]:
+    """Parts of the rows of a wide square, so that what is computed of them stays small beside it."""
+    return (slice(start, start + ROWS) for start in range(0, count, ROWS))
 
 
 def angles_deg(gram: Float) -> Float:
     """Angles between vectors whose Gram is given. A vector of length zero is at 90 degrees to all others."""
     lengths = np.sqrt(np.clip(np.diag(gram), 0, None))
-    scale = np.outer(lengths, lengths)
-    cosine = np.divide(gram, scale, out=np.zeros_like(gram), where=scale > 0)
-    angles: Float = np.degrees(np.arccos(np.clip(cosine, -1.0, 1.0)))
+    angles: Float = np.zeros_like(gram)
+    for rows in _some(len(gram)):
+        scale = np.outer(lengths[rows], lengths)
+        np.divide(gram[rows], scale, out=angles[rows], where=scale > 0)
+        np.clip(angles[rows], -1.0, 1.0, out=angles[rows])
+        np.degrees(np.arccos(angles[rows]), out=angles[rows])
     np.fill_diagonal(angles, 0.0)
     return angles

@@ -1,0 +1,63 @@
+"""Sums of products of units' activations, batch by batch: `G += A^T A`.
+
+In: activations (rows, units). Out: the Gram, in double precision. Memory is the square of the units, whatever the
+number of rows. Of wide groups, and on a GPU, products are taken in single precision, of many rows at once and on one
+side of the diagonal only, and summed in double; they are taken of what differs from a typical row, so that what all
+rows have in common costs no digits.
+"""
+
+import torch
+
+WIDE = 512  # below this products in double precision cost little beside the model
+ROWS = 2048  # of wide groups: fewer would spend the time on adding up, not on multiplying
+BLOCK = 256
+
+
+class Gram:
+    """`sums` and `total()` are those of all rows added so far."""
+
+    def __init__(self, units: int, device: str) -> None:
+        self.units, self.rows = units, 0
+        self.sums = torch.zeros(units, dtype=torch.float64, device=device)
+        self._products = torch.zeros(units, units, dtype=torch.float64, device=device)
+        self._single = units >= WIDE or device != "cpu"
+        self._typical: torch.Tensor | None = None
+        self._waiting: list[torch.Tensor] = []
+
+    def add(self, acts: torch.Tensor) -> None:
+        self.rows += len(acts)
+        self.sums += acts.sum(dim=0, dtype=torch.float64)
+        if not self._single:
+            acts = acts.to(torch.float64)
+            self._products.addmm_(acts.T, acts)
+            return
+        acts = acts if acts.is_floating_point() else acts.to(torch.float32)
+        if self._typical is None:
+            self._typical = acts.mean(dim=0)
+        self._waiting.append(acts - self._typical)
+        if sum(map(len, self._waiting)) >= ROWS:
+            self._multiply()
+
+    def total(self) -> torch.Tensor:
+        """The Gram. Nothing can be added any more: it is made where the products stood."""
+        gram = self._products
+        if self._typical is None:
+            return gram
+        self._multiply()
+        typical = self._typical.to(torch.float64)
+        rest = self.sums - typical * (self.rows / 2)  # sum a a' = sum b b' + t r' + r t', where a = b + t
+        for start in range(0, self.units, BLOCK):
+            rows = slice(start, start + BLOCK)
+            gram[rows, start:].addr_(typical[rows], rest[start:]).addr_(rest[rows], typical[start:])
+            corner = gram[rows, rows]
+            corner.copy_(corner.triu() + corner.triu(1).T)
+            gram[start + BLOCK :, rows] = gram[rows, start + BLOCK :].T
+        return gram
+
+    def _multiply(self) -> None:
+        if not self._waiting:
+            return
+        acts = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
+        self._waiting = []
+        for start in range(0, self.units, BLOCK):
+            self._products[start : start + BLOCK, start:] += acts[:, start : start + BLOCK].T @ acts[:, start:]
