@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help run test lint format example bench bench-papers bench-prunability fuzz soak clean
+.PHONY: help run test lint format example bench bench-papers bench-prunability bench-ranking bench-wide fuzz soak clean
 
 help:
 	@echo 'make run           install and serve on http://127.0.0.1:8000   (SERVE_ARGS="--port 9000")'
@@ -19,6 +19,8 @@ help:
 	@echo 'make bench         time from POST to result beside the time of the engine; memory during uploads'
 	@echo 'make bench-papers  train and prune the networks of Zheng, beside the figures of the paper'
 	@echo 'make bench-prunability  half of every group over many models: exact, kept, time, memory, beside other pruners'
+	@echo 'make bench-ranking  how well each criterion ranks units, and what the exact ranking costs'
+	@echo 'make bench-wide  distinctiveness of 4,096 units over 50,000 samples: memory and time'
 	@echo 'make fuzz          thousands of random graphs, each cut exactly or printed small  (FUZZ_ARGS="--graphs 300")'
 	@echo 'make soak          jobs for minutes while parts are killed; fails on any loss  (SOAK_ARGS="--minutes 30")'
 	@echo 'make clean         remove what the other targets made; jobs in .espalier stay'
@@ -51,6 +53,12 @@ bench-papers: $(VENV)/.dev
 # BENCH_RIVALS_PYTHON names an interpreter with torch, onnx, onnxruntime, torch-pruning and onnxsim to compare with.
 bench-prunability: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.prunability $(PRUNABILITY_ARGS)
+
+bench-ranking: $(VENV)/.dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.ranking $(RANKING_ARGS)
+
+bench-wide: $(VENV)/.dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.wide $(WIDE_ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)

@@ -1,6 +1,7 @@
 """What the loss does when a gate closes: exact changes against whole masked models in onnxruntime, derivatives against
 finite differences, losses against their formulas, and the orders that criteria make of them."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -360,3 +361,21 @@ def test_before_an_argmax_the_loss_is_of_what_it_reads(tmp_path: Path) -> None:
     assert Loss("z", "cross_entropy", "logits", 1, True) == one.loss
     group = one.analysis.groups[0]
     assert (np.abs(one.look.open(group).slopes()) > 0).any()
+
+
+DATA = Path(os.environ.get("ESPALIER_DATA") or Path(__file__).parents[3] / "shared/data")
+SEEDS = {"mlp100_mnist": (-1,), "mlp50x50_mnist": (-1,), "cnn_mnist": (1, 28, 28)}
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA / "seeds/mlp100_mnist.onnx").is_file(), reason=f"no models and data in {DATA}")
+@pytest.mark.parametrize("name", SEEDS)
+def test_exact_changes_of_the_papers_networks(name: str) -> None:
+    with np.load(DATA / "mnist.npz") as mnist:
+        x = mnist["x_test"][:300].reshape(300, *SEEDS[name]).astype(np.float32) / np.float32(255)
+        samples = Samples({"input": x}, mnist["y_test"][:300].astype(np.int64))
+    one = Subject(DATA / f"seeds/{name}.onnx", samples, Task("classification", "logits", 1))
+    for group in one.analysis.groups:
+        units = np.arange(group.units)
+        want = [one.naive(group, [unit]) - one.naive(group, []) for unit in units]
+        np.testing.assert_allclose(one.look.open(group).changes(units), want, atol=1e-6)
