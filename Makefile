@@ -8,7 +8,8 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_AR
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
-.PHONY: help run test lint format example bench bench-papers bench-prunability bench-ranking bench-wide fuzz soak clean
+.PHONY: help run test lint format example bench bench-papers bench-prunability bench-ranking bench-wide \
+	bench-embedded fuzz soak clean
 
 help:
 	@echo 'make run           install and serve on http://127.0.0.1:8000   (SERVE_ARGS="--port 9000")'
@@ -21,6 +22,7 @@ help:
 	@echo 'make bench-prunability  half of every group over many models: exact, kept, time, memory, beside other pruners'
 	@echo 'make bench-ranking  how well each criterion ranks units, and what the exact ranking costs'
 	@echo 'make bench-wide  distinctiveness of 4,096 units over 50,000 samples: memory and time'
+	@echo 'make bench-embedded  small networks as firmware: estimates beside what compiler and emulator say'
 	@echo 'make fuzz          thousands of random graphs, each cut exactly or printed small  (FUZZ_ARGS="--graphs 300")'
 	@echo 'make soak          jobs for minutes while parts are killed; fails on any loss  (SOAK_ARGS="--minutes 30")'
 	@echo 'make clean         remove what the other targets made; jobs in .espalier stay'
@@ -59,6 +61,14 @@ bench-ranking: $(VENV)/.dev
 
 bench-wide: $(VENV)/.dev
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.wide $(WIDE_ARGS)
+
+# The compiler and the emulator are packages of the system; what is missing is installed where that can be done.
+bench-embedded: $(VENV)/.dev
+	@command -v arm-none-eabi-gcc >/dev/null && command -v qemu-system-arm >/dev/null \
+		|| { apt-get update -qq && apt-get install -y -qq --no-install-recommends \
+			gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; } \
+		|| { echo 'Install gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm first' >&2; exit 1; }
+	$(BIN)/python -m benchmarks.firmware $(EMBEDDED_ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)

@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from schemas.errors import nearest
+from schemas.errors import Failure, nearest
 
 Positive = Annotated[int, Field(gt=0)]
+Processor = Literal["cortex-m4", "cortex-m7"]
 PositiveRate = Annotated[float, Field(gt=0)]
 
 
@@ -109,11 +110,44 @@ class TargetFit(DeviceFit):
     operators: tuple[OperatorSupport, ...]
 
 
+class CompiledFigures(DevicePart):
+    """The pruned model as firmware: measured in the linked image and while it ran. Estimates are the report's."""
+
+    compiler: str
+    weights_bytes: int = Field(description="Constants in flash.")
+    program_bytes: int = Field(description="Code in flash, with what it needs of the compiler's libraries.")
+    arena_bytes: int = Field(description="Memory for inputs, outputs and activations.")
+    stack_bytes: int = Field(description="The most that a run used.")
+    estimated_flash_bytes: int
+    estimated_ram_bytes: int
+    instructions: int = Field(description="For one inference, counted by the emulator.")
+    samples: int
+    max_relative_difference: float = Field(description="From onnxruntime, over all samples and outputs.")
+    agrees: bool = Field(description="Whether that is below the tolerance of 1e-4.")
+
+    @property
+    def flash_bytes(self) -> int:
+        return self.weights_bytes + self.program_bytes
+
+    @property
+    def ram_bytes(self) -> int:
+        return self.arena_bytes + self.stack_bytes
+
+
+class Compiled(DevicePart):
+    """What `options.verify_on` asked for: figures, or why there are none."""
+
+    processor: Processor
+    figures: CompiledFigures | None
+    refused: Failure | None
+
+
 class Devices(DevicePart):
     """Where the models would run."""
 
     target: TargetFit | None = Field(description="None where `options.target` names none.")
     profiles: tuple[DeviceFit, ...] = Field(description="Every device of GET /targets.")
+    compiled: Compiled | None = Field(default=None, description="None where `options.verify_on` is not given.")
 
 
 # ---- the table

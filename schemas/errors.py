@@ -133,6 +133,13 @@ FAILURES: dict[str, Kind] = {
     "worker_lost": Kind(500, "The job was lost three times", "It may kill its workers; run it locally with --local."),
     "cancelled": Kind(409, "The job was cancelled", "Submit it again if you still need it."),
     "sandbox_unavailable": Kind(503, "The worker cannot confine jobs here", "See the sandbox level in /readyz."),
+    # ---- the compiled check, which never loses a job's other results
+    "toolchain_missing": Kind(501, "The worker cannot compile for microcontrollers", "Install what `where` names."),
+    "device_operator_unsupported": Kind(
+        422, "The model cannot be turned into C", "Replace the operator that `where` names."
+    ),
+    "device_memory_exceeded": Kind(422, "The emulated board has no room for it", "Prune more."),
+    "device_check_failed": Kind(422, "The compiled check did not finish", "Read the detail; a smaller model may pass."),
     # ---- on the caller's side
     "service_unreachable": Kind(
         503, "The service cannot be reached", "Start it with `espalier serve`, or give its address with --server.", True

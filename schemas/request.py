@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from schemas.criteria import CRITERIA, Criterion, Distinctiveness
-from schemas.device import CustomTarget, target_named
+from schemas.device import CustomTarget, Processor, target_named
 from schemas.finishing import Distill, Quantize
 from schemas.parse import parse
 from schemas.strict import Strict
@@ -137,6 +137,11 @@ class PruneRequest(Strict):
         default=None,
         union_mode="left_to_right",
         description="The device that the result is for: a name of GET /targets, or an object of its memories.",
+    )
+    verify_on: Processor | None = Field(
+        default=None,
+        description="Compile the result for this processor, measure it, run it in an emulator and compare. The C "
+        "source is model.c among the job's files.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job runs.")
     seed: int = Field(default=0, ge=0, lt=2**63, description="Seeds the split of the data and every random choice.")

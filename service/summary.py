@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from schemas.criteria import CRITERIA, CriterionBase
-from schemas.device import TARGETS, DeviceProfile, Devices
+from schemas.device import TARGETS, Compiled, DeviceProfile, Devices
 from schemas.inspection import Inspection
 from schemas.job import Job
 from schemas.report import Report, Score, Side
@@ -39,6 +39,7 @@ def _devices(devices: Devices) -> list[str]:
     """The device that was asked for, and how many others the result fits."""
     holding = [one.device for one in devices.profiles if one.after.fits]
     lines = [f"fits: {', '.join(holding) or 'no known device'} (weights and activations, without the program)"]
+    lines += _compiled(devices.compiled) if devices.compiled is not None else []
     if devices.target is None:
         return lines
     target = devices.target
@@ -51,6 +52,22 @@ def _devices(devices: Devices) -> list[str]:
         for old, new in speeds
     ]
     return lines
+
+
+def _compiled(compiled: Compiled) -> list[str]:
+    """What the compiled check found, or why it found nothing."""
+    found = compiled.figures
+    if found is None:
+        why = compiled.refused
+        assert why is not None, "figures, or why there are none"
+        return [f"compiled for {compiled.processor}: no: {why.code}: {why.detail}", f"  try: {why.hint}"]
+    agrees = "agrees" if found.agrees else "does NOT agree"
+    return [
+        f"compiled for {compiled.processor}: {agrees} with onnxruntime ({found.max_relative_difference:.2g}), "
+        f"{found.instructions:,} instructions",
+        f"  flash {found.flash_bytes:,} bytes ({found.weights_bytes:,} weights, {found.program_bytes:,} program), "
+        f"RAM {found.ram_bytes:,} ({found.arena_bytes:,} arena, {found.stack_bytes:,} stack)",
+    ]
 
 
 def _sizes(before: Side, after: Side) -> list[tuple[str, ...]]:

@@ -16,14 +16,16 @@ from typing import TypeVar
 
 from schemas.errors import EspalierError, Failure
 from schemas.job import BlobRef, JobState, ResultManifest, SubmitManifest
+from schemas.request import PruneRequest
 from state.blobs import BlobStore, result_key
 from state.jobs import Claim, JobStore
 from state.reaper import discard
 from state.settings import Settings
 from worker.children import Ending, Launcher, resident_bytes
+from worker.engine.embedded import toolchain
 from worker.harvest import Harvest, harvest
 from worker.lease import Lease
-from worker.orders import Bounds, Order, Source, Sources
+from worker.orders import Bounds, Order, Source, Sources, Toolbox
 from worker.workspace import workspace
 
 MEBI = 1024 * 1024
@@ -31,7 +33,11 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.1, 2.0
 # A disk that stays full is the end of the job; Redis is waited for as long as it takes.
 STORAGE_PATIENCE_SECONDS = 60.0
 
+# The compiled check is worth no more of a job's time than this.
+COMPILE_SECONDS = 600.0
+
 T = TypeVar("T")
+Guard = Callable[[int], str | None]  # why a process must stop
 
 log = logging.getLogger(__name__)
 
@@ -124,11 +130,35 @@ def _run(manifest: SubmitManifest, place: Workplace, lease: Lease, folder: Path,
     order = Order(kind=manifest.kind, workdir=work, bounds=bounds, request=manifest.options, sources=sources)
     guard = _guard(place, lease)
     _demand(place.launcher.run(order, folder / "order.json", guard, lease.report), manifest.id)
+    if isinstance(manifest.options, PruneRequest) and manifest.options.verify_on is not None:
+        _compile(manifest.id, place, lease, folder, bounds, guard)
     gathered = harvest(work, manifest.kind, model_name=manifest.inputs.model.name, most_bytes=bounds.file_bytes)
     for model in (path for path in gathered.files.values() if path.suffix == ".onnx"):
         check = Order(kind="verify", workdir=verify, bounds=bounds, artifact=model)
         _demand(place.launcher.run(check, folder / "verify.json", guard, lambda _: None), manifest.id)
     return gathered
+
+
+def _compile(job_id: str, place: Workplace, lease: Lease, folder: Path, bounds: Bounds, guard: Guard) -> None:
+    """The compiled check, in a child that may start the toolchain. Only a cancelled or lost job ends here; whatever
+    else goes wrong, the report says already that the check did not finish."""
+    try:
+        tools = toolchain.find()
+        box = Toolbox(programs=tools.programs, folders=tools.folders)
+    except EspalierError:  # the child comes to the same result, and writes it into the report
+        box = Toolbox()
+    order = Order(kind="compile", workdir=folder / "work", bounds=bounds, tools=box)
+    until = time.monotonic() + COMPILE_SECONDS
+    ending = place.launcher.run(
+        order,
+        folder / "compile.json",
+        lambda pid: guard(pid) or ("wall" if time.monotonic() > until else None),
+        lease.report,
+    )
+    if ending.stopped in ("lost", "cancel"):
+        _demand(ending, job_id)
+    elif not ending.done:
+        log.info("job %s: its compiled check did not end: %s; %s", job_id, ending, ending.log_tail[-2000:])
 
 
 def bounds_of(settings: Settings, sources: Sources | None) -> Bounds:
@@ -148,7 +178,7 @@ def bounds_of(settings: Settings, sources: Sources | None) -> Bounds:
     )
 
 
-def _guard(place: Workplace, lease: Lease) -> Callable[[int], str | None]:
+def _guard(place: Workplace, lease: Lease) -> Guard:
     """Why a child must stop, asked several times a second. Both children share one time limit."""
     until = time.monotonic() + place.settings.job_wall_seconds
 

@@ -59,15 +59,23 @@ class Bounds(_Document):
     torchscript: bool
 
 
-class Order(_Document):
-    """`prune`, `inspect`: run a job. `verify`: judge the artifact."""
+class Toolbox(_Document):
+    """Programs that a process may start, and the folders that they read."""
 
-    kind: JobKind | Literal["verify"]
+    programs: tuple[Path, ...] = ()
+    folders: tuple[Path, ...] = ()
+
+
+class Order(_Document):
+    """`prune`, `inspect`: run a job. `compile`: check its artifact as firmware. `verify`: judge the artifact."""
+
+    kind: JobKind | Literal["compile", "verify"]
     workdir: Path
     bounds: Bounds
     request: RequestOfKind | None = None
     sources: Sources | None = None
     artifact: Path | None = None
+    tools: Toolbox = Toolbox()
 
     def confined_to(self, level: Level) -> "Order":
         """The order as the process may carry it out, once it knows how far it is confined."""
@@ -79,7 +87,8 @@ class Order(_Document):
         """What the process of this order may do."""
         read = [source.path for source in self.sources.all()] if self.sources else []
         return Confinement(
-            read=(*read, *([self.artifact] if self.artifact else [])),
+            read=(*read, *([self.artifact] if self.artifact else []), *self.tools.folders),
+            run=self.tools.programs,
             write=self.workdir,
             cpu_seconds=self.bounds.cpu_seconds,
             memory_bytes=self.bounds.memory_bytes,

@@ -7,6 +7,7 @@ Refused: whatever the engine refuses. Imported once, by the launcher; every chil
 import onnxruntime
 
 from schemas.request import InspectRequest, PruneRequest
+from worker.engine.embedded.check import check
 from worker.engine.inspect import inspect
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.sweep import sweep
@@ -18,10 +19,13 @@ onnxruntime.disable_telemetry_events()
 
 
 def perform(order: Order, emit: Emit) -> None:
-    """Run the job, or verify what it made."""
+    """Run the job, compile what it made, or verify it."""
     if order.kind == "verify":
         assert order.artifact is not None
         verify_artifact(order.artifact)
+        return
+    if order.kind == "compile":
+        check(order.workdir, emit)
         return
     assert order.request is not None
     assert order.sources is not None

@@ -56,7 +56,8 @@ OPEN_FILES = 1024
 
 @dataclass(frozen=True)
 class Confinement:
-    """What one process may do. `memory_bytes` None: no limit on the address space (CUDA maps far more than it uses)."""
+    """What one process may do. `memory_bytes` None: no limit on the address space (CUDA maps far more than it uses).
+    `run`: the programs that it may start, which are confined as it is."""
 
     read: tuple[Path, ...]
     write: Path
@@ -64,6 +65,7 @@ class Confinement:
     memory_bytes: int | None
     file_bytes: int
     cuda: bool = False
+    run: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,7 @@ def confine(plan: Confinement) -> Sandbox:
     _limit(plan)
     _prctl(PR_SET_DUMPABLE, 0)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    reached = {"landlock": _restrict_paths(plan), "seccomp": _restrict_calls(plan.cuda)}
+    reached = {"landlock": _restrict_paths(plan), "seccomp": _restrict_calls(plan)}
     missing = tuple(name for name, done in reached.items() if not done)
     return Sandbox("full" if not missing else "off" if len(missing) == len(reached) else "partial", missing)
 
@@ -168,6 +170,7 @@ def _rules(plan: Confinement) -> Iterable[tuple[Path, int]]:
     if plan.cuda:
         yield from ((path, READ_FILE | WRITE_FILE | IOCTL_DEV) for path in sorted(Path("/dev").glob("nvidia*")))
         yield from ((Path(path), READ) for path in ("/proc/driver/nvidia", "/sys/bus/pci", "/sys/devices/pci0000:00"))
+    yield from ((path, READ_FILE | EXECUTE) for path in plan.run)
     yield plan.write, WRITE
 
 
@@ -207,9 +210,9 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def _restrict_calls(cuda: bool) -> bool:
+def _restrict_calls(plan: Confinement) -> bool:
     """Whether seccomp now holds; not on an architecture whose call numbers are not known here."""
-    text = filter_program(os.uname().machine, os.getpid(), cuda=cuda)
+    text = filter_program(os.uname().machine, os.getpid(), cuda=plan.cuda, programs=bool(plan.run))
     if text is None:
         return False
     buffer = ctypes.create_string_buffer(text, len(text))

@@ -141,6 +141,9 @@ DENIED: dict[str, tuple[int | None, int | None]] = {
 # Files without a folder hold memory that no one counts; the CUDA driver needs them.
 MEMFD_CREATE = (319, 279)
 
+# What starting a program takes.
+STARTING = ("execve", "fork", "vfork")
+
 # Judged by their arguments.
 CLONE = (56, 220)
 CLONE3 = (435, 435)
@@ -160,22 +163,23 @@ NUMBER, ARCHITECTURE = 0, 4
 ALLOW, KILL_PROCESS, FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 
 
-def filter_program(machine: str, pid: int, *, cuda: bool) -> bytes | None:
-    """The filter for a process with this pid: `struct sock_filter[]`."""
+def filter_program(machine: str, pid: int, *, cuda: bool, programs: bool = False) -> bytes | None:
+    """The filter for a process with this pid: `struct sock_filter[]`. `programs`: it may start some, which Landlock
+    chooses."""
     if machine not in MACHINES:
         return None
     column, architecture = MACHINES[machine]
-    return b"".join(_program(column, architecture, pid, cuda))
+    return b"".join(_program(column, architecture, pid, cuda, programs))
 
 
-def _program(column: int, architecture: int, pid: int, cuda: bool) -> Iterator[bytes]:
+def _program(column: int, architecture: int, pid: int, cuda: bool, programs: bool) -> Iterator[bytes]:
     yield _step(LOAD, ARCHITECTURE)
     yield _step(JUMP_EQUAL, architecture, skip_if=1)
     yield _step(RETURN, KILL_PROCESS)
     yield _step(LOAD, NUMBER)
     yield _step(JUMP_AT_LEAST, X32_CALLS, skip_else=1)
     yield _fail(errno.EPERM)
-    plain = [numbers[column] for numbers in DENIED.values()]
+    plain = [numbers[column] for name, numbers in DENIED.items() if not (programs and name in STARTING)]
     plain += [] if cuda else [MEMFD_CREATE[column]]
     for number in plain:
         if number is not None:
@@ -184,7 +188,8 @@ def _program(column: int, architecture: int, pid: int, cuda: bool) -> Iterator[b
     # glibc starts threads with clone3 and falls back to clone, whose flags can be seen.
     yield _step(JUMP_EQUAL, CLONE3[column], skip_else=1)
     yield _fail(errno.ENOSYS)
-    yield from _judge(CLONE[column], (0, JUMP_ANY_BIT, CLONE_THREAD))
+    if not programs:
+        yield from _judge(CLONE[column], (0, JUMP_ANY_BIT, CLONE_THREAD))
     yield from _judge(KILL[column], (0, JUMP_EQUAL, pid))
     yield from _judge(TGKILL[column], (0, JUMP_EQUAL, pid))
     # Reading one's own limits is harmless; both halves of the pointer to new ones must be zero.

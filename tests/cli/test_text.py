@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from schemas.device import TARGETS
+from schemas.device import TARGETS, Compiled, CompiledFigures, Devices, Fit, OperatorSupport, TargetFit
+from schemas.errors import EspalierError
 from schemas.job import Progress
 from service.files import replacing
 from service.progress import ProgressLine
-from service.summary import criteria_text, targets_text
+from service.summary import criteria_text, report_table, targets_text
+from tests.worker.jobs import report
 
 
 class Terminal(io.StringIO):
@@ -66,6 +68,34 @@ def test_devices_fit_the_width_and_name_their_source() -> None:
     assert max(len(line) for line in text.splitlines()) <= 70
     assert {name for name in TARGETS if f"\n{name}\n" in f"\n{text}"} == set(TARGETS)
     assert len(TARGETS) == text.count("  Source: ")
+
+
+def test_a_report_names_devices_and_what_the_compiled_check_found() -> None:
+    figures = CompiledFigures(
+        compiler="gcc", weights_bytes=10, program_bytes=20, arena_bytes=30, stack_bytes=5, estimated_flash_bytes=10,
+        estimated_ram_bytes=30, instructions=12_345, samples=1, max_relative_difference=0.5, agrees=False,
+    )  # fmt: skip
+    fit = Fit(fits=False, why=("7 too few",), speed=())
+    target = TargetFit(
+        device="rp2040", before=fit, after=fit, flash_bytes=1, ram_bytes=1,
+        operators=(OperatorSupport(operator="Loop", nodes=1, supported=False, reason="no plan"),),
+    )  # fmt: skip
+    compiled = Compiled(processor="cortex-m7", figures=figures, refused=None)
+    told = report("0" * 64).model_copy(update={"devices": Devices(target=target, profiles=(), compiled=compiled)})
+    text = report_table(told)
+    for line in (
+        "fits: no known device (weights and activations, without the program)",
+        "compiled for cortex-m7: does NOT agree with onnxruntime (0.5), 12,345 instructions",
+        "  flash 30 bytes (10 weights, 20 program), RAM 35 (30 arena, 5 stack)",
+        "target rp2040: does NOT fit",
+        "  7 too few",
+        "  Loop is not supported: no plan",
+    ):
+        assert line in text.splitlines()
+    failure = EspalierError("toolchain_missing", "no compiler", hint="install one").failure
+    refused = Compiled(processor="cortex-m7", figures=None, refused=failure)
+    told = told.model_copy(update={"devices": Devices(target=None, profiles=(), compiled=refused)})
+    assert "compiled for cortex-m7: no: toolchain_missing: no compiler" in report_table(told).splitlines()
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from schemas.device import DeviceFit, Devices, Fit, OperatorSupport, Speed, TargetFit
+from schemas.device import Compiled, CompiledFigures, DeviceFit, Devices, Fit, OperatorSupport, Speed, TargetFit
+from schemas.errors import EspalierError
 from schemas.job import Verdict
 from schemas.report import (
     BinaryScore,
@@ -355,3 +356,33 @@ def test_devices_are_told_in_words() -> None:
     good = one.model_copy(update={"devices": fits((), holds=True)})
     assert "the uploaded model did not" in render_html(good)
     assert "2 of 2 hold it" in render_markdown(good)
+
+
+def test_a_compiled_check_is_told_in_words() -> None:
+    figures = CompiledFigures(
+        compiler="arm-none-eabi-gcc 12.2.1",
+        weights_bytes=27_496,
+        program_bytes=1_672,
+        arena_bytes=14_656,
+        stack_bytes=68,
+        estimated_flash_bytes=27_488,
+        estimated_ram_bytes=14_656,
+        instructions=1_167_800,
+        samples=4,
+        max_relative_difference=2.3e-7,
+        agrees=True,
+    )
+    one = report()
+    refused = EspalierError("toolchain_missing", f"not here: {EVIL}", where="qemu", hint="apt install qemu").failure
+    for compiled, words in (
+        (Compiled(processor="cortex-m4", figures=figures, refused=None),
+         ("it agrees with onnxruntime (relative difference 2.3e-7), in 1.17 M instructions each", "Flash 29.2 kB")),
+        (Compiled(processor="cortex-m4", figures=figures.model_copy(update={"agrees": False}), refused=None),
+         ("it does NOT agree with onnxruntime",)),
+        (Compiled(processor="cortex-m4", figures=None, refused=refused), ("apt install qemu",)),
+    ):  # fmt: skip
+        told = one.model_copy(update={"devices": one.devices.model_copy(update={"compiled": compiled})})
+        page, short = render_html(told), render_markdown(told)
+        assert "Compiled for cortex-m4" in page
+        assert "<script>alert" not in page + short
+        assert all(word in page and word in short for word in words)

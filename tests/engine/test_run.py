@@ -287,6 +287,7 @@ ELSEWHERE = {
     "evaluation.class_axis": "tests/engine/test_evaluate_task.py",
     "evaluation.from": "tests/engine/test_evaluate_score.py",
     "evaluation.threshold": "tests/engine/test_evaluate_score.py",
+    "verify_on": "tests/engine/test_firmware.py",
     "device": "below: refused where there is no CUDA, and tests/service for the queue",
 }
 

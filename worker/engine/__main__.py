@@ -22,6 +22,7 @@ from schemas.request import InspectRequest, PruneRequest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from worker.engine.embedded.check import check
 from worker.engine.inspect import inspect
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.sweep import sweep
@@ -60,6 +61,8 @@ def _work(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits) ->
         return Verdict(met=True)
     if isinstance(request, PruneRequest):
         report = prune(request, inputs, workdir, limits, _say_progress)
+        if request.verify_on is not None:
+            check(workdir, _say_progress)
         verify_artifact(workdir / ARTIFACT)
         return report.verdict
     many = sweep(request, inputs, workdir, limits, _say_progress)

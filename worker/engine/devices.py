@@ -10,16 +10,19 @@ from collections.abc import Iterator
 from schemas.device import (
     RUNTIMES,
     TARGETS,
+    Compiled,
     CustomTarget,
     DeviceFit,
     DeviceProfile,
     Devices,
     Fit,
     OperatorSupport,
+    Processor,
     Runtime,
     Speed,
     TargetFit,
 )
+from schemas.errors import EspalierError
 from schemas.report import Side
 from worker.engine.graph import Graph
 from worker.engine.quantised import dequantises_constant
@@ -51,6 +54,12 @@ def devices(
         for name, one in TARGETS.items()
     )
     return Devices(target=asked, profiles=tuple(every))
+
+
+def unfinished(processor: Processor) -> Compiled:
+    """What stands in the report until the compiled check has ended, and if it never does."""
+    failure = EspalierError("device_check_failed", "it was stopped before its end").failure
+    return Compiled(processor=processor, figures=None, refused=failure)
 
 
 def is_int8(graph: Graph) -> bool:

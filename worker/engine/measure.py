@@ -21,7 +21,7 @@ from worker.engine.further import add_file
 from worker.engine.graph import Array, Graph
 from worker.engine.load import gzip_bytes
 from worker.engine.quantised import without_rounding
-from worker.engine.render import render_html, render_markdown
+from worker.engine.render import write_reports
 from worker.engine.stages import Judged, Stages, Subject, Work
 
 PROOF_SAMPLES = 256
@@ -149,6 +149,4 @@ def write(report: Report, work: Work, workdir: Path) -> None:
         work.made[-2].path.rename(add_file(workdir, FLOAT))
     work.artifact.rename(workdir / ARTIFACT)
     tidy(workdir)
-    (workdir / "report.json").write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
-    (workdir / "report.html").write_text(render_html(report), encoding="utf-8")
-    (workdir / "report.md").write_text(render_markdown(report), encoding="utf-8")
+    write_reports(report, workdir)

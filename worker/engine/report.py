@@ -85,6 +85,8 @@ def assemble(
         ),
     )
     where = devices.devices(subject.request.target, subject.graph, *sides, quantized=work.quantized)
+    if subject.request.verify_on is not None:
+        where = where.model_copy(update={"compiled": devices.unfinished(subject.request.verify_on)})
     return Report(
         options=subject.request,
         verdict=verdict(subject.request.constraints, *sides, where.target),

@@ -22,6 +22,7 @@ from worker.engine.compensate import Done, compensate
 from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
 from worker.engine.data import Samples
+from worker.engine.embedded.check import keep_samples
 from worker.engine.execute import Executor
 from worker.engine.finish import PRUNED, write_model
 from worker.engine.gates import Look
@@ -62,6 +63,8 @@ def _run(request: PruneRequest, inputs: Inputs, ready: Prepared, limits: Limits,
     with stage("report", "writing the report"):
         report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads)
         write(report, work, subject.folder)
+        if request.verify_on is not None:
+            keep_samples(subject.folder, probe, subject.graph.fixed_batch() or 1, report.after.macs)
     return report
 
 

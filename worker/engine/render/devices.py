@@ -5,7 +5,7 @@ In: a report. Out: `DeviceRow`s and a `TargetView`.
 
 from dataclasses import dataclass
 
-from schemas.device import TARGETS, Devices, Fit, OperatorSupport
+from schemas.device import TARGETS, Compiled, Devices, Fit, OperatorSupport
 from schemas.report import Report
 from worker.engine.render import numbers
 
@@ -31,6 +31,55 @@ class TargetView:
     fits: bool
     sentence: str
     obstacles: tuple[OperatorSupport, ...]
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    name: str
+    estimated: int
+    measured: int
+    parts: str
+
+
+@dataclass(frozen=True)
+class CompiledView:
+    processor: str
+    good: bool
+    sentence: str
+    rows: tuple[MemoryRow, ...]
+
+
+def compiled_view(compiled: Compiled) -> CompiledView:
+    """The firmware in a sentence and a table, or why there is none."""
+    found, refused = compiled.figures, compiled.refused
+    if found is None:
+        assert refused is not None, "figures, or why there are none"
+        where = f"{refused.where}: " if refused.where else ""
+        said = f"{refused.title} ({refused.code}). {where}{refused.detail}. {refused.hint}"
+        return CompiledView(compiled.processor, False, said, ())
+    agreement = "agrees" if found.agrees else "does NOT agree"
+    difference = f"{found.max_relative_difference:.1e}".replace("e-0", "e-")
+    samples = f"{found.samples} sample{'' if found.samples == 1 else 's'}"
+    sentence = (
+        f"Run in an emulator on {samples}, it {agreement} with onnxruntime (relative difference {difference}), in "
+        f"{numbers.count(found.instructions)} instructions each. Flash "
+        f"{numbers.size(found.flash_bytes)}, RAM {numbers.size(found.ram_bytes)}; {found.compiler}."
+    )
+    rows = (
+        MemoryRow(
+            "Flash",
+            found.estimated_flash_bytes,
+            found.flash_bytes,
+            f"{numbers.size(found.weights_bytes)} weights, {numbers.size(found.program_bytes)} program",
+        ),
+        MemoryRow(
+            "RAM",
+            found.estimated_ram_bytes,
+            found.ram_bytes,
+            f"{numbers.size(found.arena_bytes)} arena, {numbers.size(found.stack_bytes)} stack",
+        ),
+    )
+    return CompiledView(compiled.processor, found.agrees, sentence, rows)
 
 
 def device_rows(devices: Devices) -> tuple[DeviceRow, ...]:

@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 from schemas.report import Report
 from worker.engine.render import numbers
-from worker.engine.render.devices import DeviceRow, TargetView, device_rows, target_view
+from worker.engine.render.devices import (
+    CompiledView,
+    DeviceRow,
+    TargetView,
+    compiled_view,
+    device_rows,
+    target_view,
+)
 from worker.engine.render.measures import Measure, measures
 from worker.engine.render.rows import (
     CLASSES_SHOWN,
@@ -47,6 +54,7 @@ class View:
     heats: tuple[Heat, ...]
     reasons: tuple[Reason, ...]
     target: TargetView | None
+    compiled: CompiledView | None
     devices: tuple[DeviceRow, ...]
     steps: tuple[StepRow, ...]
     seconds: float
@@ -80,6 +88,7 @@ def view(report: Report) -> View:
         heats=heats(report.before.accuracy, report.after.accuracy),
         reasons=reason_rows(report.refusals),
         target=target_view(report) if report.devices.target else None,
+        compiled=compiled_view(report.devices.compiled) if report.devices.compiled else None,
         devices=device_rows(report.devices),
         steps=step_rows(report),
         seconds=sum(timing.seconds for timing in report.timings),
