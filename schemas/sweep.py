@@ -68,6 +68,8 @@ class _Many(Strict):
             except ValidationError as error:
                 wrong = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in complaints(error, PruneRequest)[:3])
                 raise ValueError(f"point {len(planned) + 1} ({label}): {wrong}") from None
+            if request.verify_on is not None:
+                raise ValueError("verify_on is for a single pruning: prune the point that you choose with it")
             planned.append(Planned(label, series, settings, request))
             if len(planned) > MOST_POINTS:
                 raise ValueError(f"more than {MOST_POINTS} points; a job takes no more")

@@ -10,7 +10,9 @@ from pydantic import ValidationError
 
 from schemas.device import RUNTIMES, TARGETS, CustomTarget, DeviceProfile, read
 from schemas.errors import EspalierError
+from schemas.parse import parse
 from schemas.request import Constraints, parse_options
+from schemas.sweep import SweepRequest
 from tests.engine.dissect import dissect
 from tests.engine.nets import ROW, Node, cnn, gemm, layer, mlp, model
 from tests.engine.test_render import side
@@ -137,6 +139,12 @@ def test_targets_that_mean_nothing_are_refused_where_they_stand(
     with pytest.raises(EspalierError) as caught:
         parse_options(options)
     assert [(pointer, detail)] == [(one.pointer, one.detail) for one in caught.value.failure.errors]
+
+
+def test_many_prunings_are_not_compiled_one_by_one() -> None:
+    with pytest.raises(EspalierError) as caught:
+        parse({"over": {"amount.remove_units": [0.2, 0.5]}, "base": {"verify_on": "cortex-m4"}}, SweepRequest)
+    assert "verify_on is for a single pruning" in caught.value.failure.detail
 
 
 def test_the_devices_are_what_was_promised() -> None:
