@@ -131,7 +131,7 @@ def spoil(order: Order, emit: Emit, how: str) -> None:
         "no artifact": lambda: Path("artifact.onnx").unlink(),
         "empty artifact": lambda: Path("artifact.onnx").write_bytes(b""),
         "other artifact": lambda: Path("artifact.onnx").write_bytes(b"another"),
-        "bad report": lambda: Path("report.json").write_text('{"schema_version": "1.0"}'),
+        "bad report": lambda: Path("report.json").write_text("{}"),
         "no page": lambda: Path("report.html").unlink(),
         "a folder": lambda: (Path("report.md").unlink(), Path("report.md").mkdir()),
         "a link": lambda: (Path("report.md").unlink(), Path("report.md").symlink_to("/etc/passwd")),
