@@ -153,6 +153,7 @@ class SurfaceRequest(Strict):
     removals: int = Field(
         default=21, ge=2, le=201, description="How many numbers of removed units, from none to all, are tried."
     )
+    samples: int = Field(default=1000, ge=1, description="Judged on so many of the evaluation samples at most.")
 
 
 class CompareRequest(_Many):

@@ -32,6 +32,7 @@ ENDS = {
     "prove": 0.70,
     "finish": 0.85,
     "judge": 0.95,
+    "surface": 0.99,
     "report": 1.00,
 }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from schemas.errors import EspalierError, Failure
 from schemas.job import Progress
 from schemas.report import Report, StageTiming
-from schemas.sweep import CompareRequest, Planned, SweepRequest
+from schemas.sweep import CompareRequest, Planned, SurfaceRequest, SweepRequest
 from schemas.sweep_report import SweepReport, SweepSource
 from worker.engine.data import Samples, Split
 from worker.engine.execute import Executor
@@ -27,7 +27,8 @@ from worker.engine.report import VERSIONS, assemble
 from worker.engine.run import Wanted, observe, remove, subject_of, wanted
 from worker.engine.shelf import Shelf
 from worker.engine.stages import ENDS, Emit, Inputs, Limits, Stages
-from worker.engine.tables import curve_table
+from worker.engine.surface import ranked, surface
+from worker.engine.tables import curve_table, degradation_table, surface_table
 
 CURVE = "curve.csv"
 BEGUN, ENDED = ENDS["analyse"], ENDS["judge"]
@@ -47,18 +48,19 @@ class Bench:
     release: Callable[[], None]
     latency_before_ms: float | None = None
     done: int = 0
+    now: int = 1  # the number of the point at work
     ran: dict[int, list[Ran]] = field(default_factory=dict)
 
-    def stage(self, number: int) -> Stages:
-        """A clock for one point with one seed, whose progress is its share of the whole."""
+    def stage(self) -> Stages:
+        """A clock for one point after another, whose progress is each one's share of the whole."""
         runs = len(self.request.plan) * self.request.repeat
 
         def inside(progress: Progress) -> None:
             own = min(max((progress.fraction - BEGUN) / (ENDED - BEGUN), 0.0), 1.0)
             fraction = BEGUN + (ENDED - BEGUN) * min((self.done + own) / runs, 1.0)
-            label = self.request.plan[number - 1].label
+            label = self.request.plan[self.now - 1].label
             message = f"{progress.stage}{': ' if progress.message else ''}{progress.message} ({label})"
-            stage = f"point {number} of {len(self.request.plan)}"
+            stage = f"point {self.now} of {len(self.request.plan)}"
             self.emit(Progress(stage=stage, fraction=fraction, message=message))
 
         return Stages(inside, self.release, reached=BEGUN, timings=self.timings)
@@ -74,6 +76,8 @@ def sweep(
         bench = Bench(request, inputs, ready, workdir, limits, emit, stage.timings, shelf.release)
         _run_seeds(bench)
         report = _report(bench)
+        if isinstance(request, CompareRequest) and request.surface is not None:
+            report = _with_surface(bench, request.surface, report)
         _write(bench, report)
     emit(Progress(stage="report", fraction=1.0, message="done"))
     return report
@@ -105,7 +109,7 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
     """Points with the same evidence, one after another; a failure is its point's, or all those points'."""
     ready = bench.ready
     first = bench.request.plan[numbers[0] - 1].request.model_copy(update={"seed": seed})
-    stage = bench.stage(numbers[0])
+    bench.now, stage = numbers[0], bench.stage()
     try:
         subject = subject_of(first, bench.inputs, ready)
         with stage("observe", "running the calibration data"):
@@ -117,7 +121,7 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
         return
     for number in numbers:
         request = bench.request.plan[number - 1].request.model_copy(update={"seed": seed})
-        stage, outcome = bench.stage(number), None
+        bench.now, stage.reached = number, BEGUN
         try:
             subject = subject_of(request, bench.inputs, ready)
             work = remove(subject, evidence, stage)
@@ -167,6 +171,29 @@ def _report(bench: Bench) -> SweepReport:
         timings=_added_up(bench.timings),
         source=_source(bench),
     )
+
+
+def _with_surface(bench: Bench, ask: SurfaceRequest, report: SweepReport) -> SweepReport:
+    """The report with the error surface of its criteria, on the first seed's data."""
+    data, found, left_out = bench.ready.data, [], []
+    stage = Stages(bench.emit, bench.release, reached=ENDED, timings=bench.timings)
+    quiet = Stages(lambda _: None, name="observe")  # it was told of when the points were run
+    if data.evaluation is None:
+        told = "There is no error surface: there was no data to judge with."
+        return report.model_copy(update={"warnings": (*report.warnings, told)})
+    with stage("surface", "switching units off"):
+        for series, request in {one.series: one.request for one in reversed(bench.request.plan)}.items():
+            try:
+                subject = subject_of(request, bench.inputs, bench.ready)
+                executor = Executor(bench.ready.graph, bench.ready.device)
+                evidence = observe(wanted(request), subject, executor, data.fit, quiet)
+                found.append(ranked(series, subject, evidence))
+            except EspalierError as error:
+                left_out.append(f"{series}: {error.failure.detail}")
+        made = surface(ask, found[::-1], data.evaluation, left_out[::-1], stage.within)
+    add_file(bench.workdir, "surface.csv").write_text(surface_table(made), encoding="utf-8")
+    add_file(bench.workdir, "degradation.csv").write_text(degradation_table(made), encoding="utf-8")
+    return report.model_copy(update={"surface": made, "timings": _added_up(bench.timings)})
 
 
 def _keep(bench: Bench, number: int, report: Report) -> dict[str, str]:

@@ -47,6 +47,7 @@ def render_sweep_html(report: SweepReport) -> str:
         title=_title(report),
         rows=[_row(report, point) for point in report.points],
         plots=_curves(report),
+        surfaces=_surfaces(report),
         score_name=_score_name(report),
         options=json.dumps(report.options.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False),
     )
@@ -123,6 +124,31 @@ def _curves(report: SweepReport) -> tuple[Markup, ...]:
         lines = [Line(series, _places(report, series, of, unstructured)) for series in _series(report)]
         if any(line.points for line in lines):
             drawn.append(plot(f"{name} against size", x_name, name, lines, level))
+    return tuple(drawn)
+
+
+def _surfaces(report: SweepReport) -> tuple[Markup, ...]:
+    """Loss while the first units are switched off, a drawing for each criterion; then what all of them lose."""
+    found = report.surface
+    if found is None:
+        return ()
+    drawn = []
+    for series in dict.fromkeys(one.series for one in found.units):
+        lines = []
+        for one in found.units:
+            if one.series == series:
+                places = zip(found.gates, one.loss, strict=True)
+                joined = tuple((1 - gate, loss, 0.0) for gate, loss in places if loss is not None)
+                lines.append(Line(f"{one.rank}. unit {one.unit} of {one.group}", joined))
+        if any(line.points for line in lines):
+            drawn.append(plot(f"Switching units off: {series}", "share switched off", "loss", lines))
+    for name, of in (("Loss", "loss"), (_score_name(report), "score")):
+        lines = []
+        for row in found.degradation:
+            figures = zip(row.removed, getattr(row, of), strict=True)
+            lines.append(Line(row.series, tuple((float(n), y, 0.0) for n, y in figures if y is not None)))
+        if any(line.points for line in lines):
+            drawn.append(plot(f"{name} as units go", "units masked", name, lines))
     return tuple(drawn)
 
 
