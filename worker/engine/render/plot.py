@@ -11,7 +11,7 @@ from math import floor, isfinite, log10
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 640, 360
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 30, 46
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 46
 LEGEND_ROW = 18
 TICKS = 5
 COLOURS = ("#2f9e5f", "#d9773a", "#3f7fd0", "#b54fb0", "#b59a1c", "#2aa5a5", "#d04a5a", "#7b6fd6", "#7f8a82", "#8a5a3a")
@@ -83,7 +83,7 @@ def _axes(
         yield f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill="currentColor">{tick:g}</text>'
     middle = (LEFT + WIDTH - RIGHT) / 2
     yield f'<text x="{middle}" y="{HEIGHT - 12}" text-anchor="middle" fill="currentColor">{escape(x_name)}</text>'
-    yield f'<text x="{LEFT}" y="{TOP - 2}" fill="currentColor" opacity=".7">{escape(y_name)}</text>'
+    yield f'<text x="{LEFT}" y="{TOP - 8}" fill="currentColor" opacity=".7">{escape(y_name)}</text>'
 
 
 def _curve(line: Line, colour: str, across: Scale, up: Scale) -> Iterator[str]:

@@ -49,6 +49,7 @@ def render_sweep_html(report: SweepReport) -> str:
         plots=_curves(report),
         surfaces=_surfaces(report),
         score_name=_score_name(report),
+        uploaded=numbers.headline(report.before.accuracy) if report.before.accuracy else "–",
         options=json.dumps(report.options.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False),
     )
 
@@ -91,7 +92,7 @@ def _row(report: SweepReport, point: SweepPoint) -> Row:
         series=point.series,
         score=_pair(point.score, share),
         change=_pair(point.score_change, points),
-        loss=_pair(point.loss, lambda value: f"{value:.4g}"),
+        loss=_pair(point.loss, lambda value: f"{value:.4g}", lambda value: f"{value:.2g}"),
         units=_pair(point.units_removed, lambda value: f"{value:,.10g}"),
         parameters=_with_change(kept, before, numbers.count),
         macs=_with_change(point.macs, report.before.macs, numbers.count),
@@ -100,11 +101,11 @@ def _row(report: SweepReport, point: SweepPoint) -> Row:
     )
 
 
-def _pair(spread: Spread | None, text: Callable[[float], str]) -> str:
+def _pair(spread: Spread | None, text: Callable[[float], str], rough: Callable[[float], str] | None = None) -> str:
     """A mean, and how far the seeds lie from it."""
     if spread is None:
         return "–"
-    return text(spread.mean) + (f" ± {text(spread.std).lstrip('+')}" if spread.std else "")
+    return text(spread.mean) + (f" ± {(rough or text)(spread.std).lstrip('+')}" if spread.std else "")
 
 
 def _with_change(after: Spread | None, before: int, text: Callable[[float], str]) -> str:
