@@ -9,6 +9,7 @@ choosing take more than three forward passes or more than 1 GB, or where the loo
 """
 
 import argparse
+import ctypes
 import re
 import sys
 import tempfile
@@ -100,6 +101,7 @@ def timed(work):  # type: ignore[no-untyped-def]  # whatever the work gives
 def resident(name: str, forget: bool = False) -> int:
     """Bytes that are (VmRSS) or at most were (VmHWM) resident; `forget` begins to count the most anew."""
     if forget:
+        ctypes.CDLL(None).malloc_trim(0)  # what the allocator only keeps is not the model's
         Path("/proc/self/clear_refs").write_text("5")
     found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     assert found, "Linux"

@@ -113,10 +113,11 @@ class PruneRequest(Strict):
 
     criterion: Criterion = Field(default_factory=Distinctiveness)
     amount: Amount = Field(default_factory=lambda: Amount(threshold=True))
-    compensation: Literal["none", "merge", "project"] = Field(
+    compensation: Literal["none", "merge", "merge_incoming", "project"] = Field(
         default="merge",
         description="What happens to the outgoing weights of a removed unit: dropped; added to its pair or to the "
-        "closest kept unit; or added there times the factor that fits best.",
+        "closest kept unit; or added there times the factor that fits best. `merge_incoming` adds the unit's incoming "
+        "weights to those of its pair instead, and drops the outgoing ones.",
     )
     scope: Scope = Field(default_factory=Scope)
     lossy: bool = Field(
@@ -200,7 +201,7 @@ class PruneRequest(Strict):
 
     def needs_grams(self) -> bool:
         """Whether the criterion or the compensation looks at how units go together over the data."""
-        if self.compensation == "merge":
+        if self.compensation in ("merge", "merge_incoming"):
             return self.criterion.needs_grams() or not self.criterion.names_partners()
         return self.criterion.needs_grams() or self.compensation == "project"
 

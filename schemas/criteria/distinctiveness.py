@@ -36,6 +36,12 @@ class Distinctiveness(CriterionBase):
     on: Literal["activations", "weights"] = Field(
         default="activations", description="Angles of activation vectors, or of the rows of incoming weights (no data)."
     )
+    iterate: Literal["pairs", "closest"] = Field(
+        default="pairs",
+        description="How the threshold goes through the units: `pairs` compares each with all later ones, in file "
+        "order, as published; `closest` takes the closest pair that is left, until none is similar, then the most "
+        "opposite. A unit that took another's weights over keeps its activations, and so its angles to the others.",
+    )
     dead_units: bool = Field(
         default=True, description="Remove units that are never active first, apart from the pairs."
     )

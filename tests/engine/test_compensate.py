@@ -10,10 +10,12 @@ from onnx import numpy_helper
 
 from schemas.request import parse_options
 from tests.engine.dissect import Dissected, dissect, run
-from tests.engine.nets import IMAGE, Node, conv, gemm, layer, mlp, model
+from tests.engine.nets import IMAGE, Node, conv, gemm, layer, matmul_mlp, mlp, model
+from tests.engine.nets_recurrent import lstm
 from worker.engine.compensate import compensate
 from worker.engine.criteria import ranking
 from worker.engine.criteria.evidence import Step
+from worker.engine.incoming import take_in
 
 
 def set_weight(proto: onnx.ModelProto, name: str, change: "dict[tuple[int, ...] | int, np.ndarray | float]") -> None:
@@ -61,6 +63,36 @@ def test_copies_and_scaled_copies(method: str, factor: float, same: bool, tmp_pa
     dense = run(dissected.loaded.proto, dissected.feeds)[0]
     difference = np.abs(after(dissected, method, COPIES)[0] - dense).max()
     assert same == bool(difference < 1e-5)
+
+
+@pytest.mark.parametrize(("method", "same"), [("merge_incoming", True), ("merge", False), ("none", False)])
+def test_incoming_weights_of_relu_units_that_are_read_alike_do_the_work_of_both(
+    method: str, same: bool, tmp_path: Path
+) -> None:
+    """relu(a z) + relu(b z) = relu((a + b) z) for positive a and b; the outgoing weights must be the same."""
+    proto = with_copies(2.5)
+    read = weight(proto, "fc2.weight")[:, 0]
+    set_weight(proto, "fc2.weight", {(row, unit): value for row, value in enumerate(read) for unit in (2, 7)})
+    dissected = dissect(proto, tmp_path)
+    dense = run(dissected.loaded.proto, dissected.feeds)[0]
+    chain = {"fc1": (Step(7, "similar", 2, 0.0), Step(2, "similar", 0, 0.0))}
+    for steps in (COPIES, chain):
+        assert same == bool(np.abs(after(dissected, method, steps)[0] - dense).max() < 1e-5)
+
+
+def test_incoming_biases_behind_a_product_and_in_gates_are_taken_in(tmp_path: Path) -> None:
+    for name, proto in (("product", matmul_mlp()), ("gates", lstm())):
+        (tmp_path / name).mkdir()
+        dissected = dissect(proto, tmp_path / name)
+        group = dissected.analysis.groups[0]
+        changed = take_in(dissected.graph, group, [(3, 1)], {})
+        biases = {"product": "b1", "gates": "r1.b"}
+        assert {"product": {"w1", "b1"}, "gates": {"r1.w", "r1.r", "r1.b"}}[name] == set(changed)
+        old = dissected.graph.constants[biases[name]]
+        index = group.sites[biases[name], old.ndim - 1]
+        want = old.copy()
+        want[..., index[1]] += old[..., index[3]]
+        np.testing.assert_allclose(changed[biases[name]], want, rtol=1e-6)
 
 
 def test_a_chain_hands_on_what_it_received(tmp_path: Path) -> None:

@@ -223,3 +223,50 @@ def test_a_criterion_without_a_say_on_any_group_is_refused_with_the_reason(tmp_p
         passed_over(Apoz(), {"sigmoid": evidence(np.full((3, 2), 0.5))})
     assert {} == passed_over(Apoz(), {"sigmoid": evidence(np.eye(3))})
     assert {} == passed_over(Magnitude(), dissected.evidence)
+
+
+def naive_closest(acts: np.ndarray, angle: float, opposite: float) -> list[tuple[int, str, int]]:
+    """Every pair that is left, measured again before each removal."""
+    removed: list[tuple[int, str, int]] = []
+    left = list(range(acts.shape[1]))
+
+    def pairs() -> list[tuple[float, int, int]]:
+        return [(naive_angle(acts[:, i], acts[:, j]), i, j) for i in left for j in left if i < j]
+
+    while (found := pairs()) and min(found)[0] < angle:
+        _, i, j = min(found)
+        left.remove(j)
+        removed.append((j, "similar", i))
+    while (found := pairs()) and max(found)[0] > opposite:
+        _, i, j = max(found)
+        left = [one for one in left if one not in (i, j)]
+        removed += [(j, "opposite", i), (i, "opposite", j)]
+    return removed
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("angle", "opposite"), [(15.0, 165.0), (70.0, 110.0), (70.0, 91.0)])
+def test_the_closest_form_measures_what_is_left_after_each_removal(seed: int, angle: float, opposite: float) -> None:
+    acts = np.random.default_rng(seed).standard_normal((6, 14))
+    criterion = Distinctiveness(angle_deg=angle, opposite_deg=opposite, iterate="closest")
+    steps = ranking(criterion).by_threshold(evidence(acts))
+    assert naive_closest(acts, angle, opposite) == [(step.unit, step.why, step.partner) for step in steps]
+
+
+def test_the_closest_form_is_not_the_loop_over_pairs() -> None:
+    acts = np.random.default_rng(0).standard_normal((6, 14))
+    assert naive_closest(acts, 70, 110) != naive_pairs(acts, 70, 110)
+
+
+@pytest.mark.parametrize("iterate", ["pairs", "closest"])
+def test_a_permutation_of_units_permutes_what_is_chosen(iterate: str) -> None:
+    """In the closest form which units pair; of a pair the later one goes, so distinct pairs are compared."""
+    rng = np.random.default_rng(11)
+    acts = rng.standard_normal((40, 12))
+    acts[:, 6:] = acts[:, :6] + 0.05 * rng.standard_normal((40, 6))  # six close pairs
+    order = rng.permutation(12)
+    criterion = Distinctiveness(angle_deg=15, iterate=iterate)  # type: ignore[arg-type]
+    plain = {frozenset((s.unit, s.partner)) for s in ranking(criterion).by_threshold(evidence(acts))}
+    mixed = ranking(criterion).by_threshold(evidence(acts[:, order]))
+    assert plain == {frozenset((int(order[s.unit]), int(order[s.partner or 0]))) for s in mixed}
+    assert 6 == len(plain)

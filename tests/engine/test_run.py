@@ -179,6 +179,7 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {"criterion": {"name": "distinctiveness", "angle_deg": 1, "opposite_deg": 179, "centre": "mean"}},
     ),
     "criterion.distinctiveness.centre": (WIDE, {"criterion": {**WIDE["criterion"], "centre": "mean"}}),
+    "criterion.distinctiveness.iterate": (WIDE, {"criterion": {**WIDE["criterion"], "iterate": "closest"}}),
     "criterion.distinctiveness.on": (WIDE, {"criterion": {**WIDE["criterion"], "on": "weights"}}),
     "criterion.distinctiveness.dead_units": (
         {"criterion": {"name": "distinctiveness", "angle_deg": 1}},

@@ -2,7 +2,8 @@
 
 In: the steps taken in each group and its evidence. Out: the changed constants (full width: nothing is cut here) and
 what was done with each step. `merge` adds them (Gedeon); `project` adds them times `G_ij / G_ii`, with the bias
-adjusted where the Gram is centred. Dead units and opposite pairs hand nothing on.
+adjusted where the Gram is centred; `merge_incoming` adds incoming weights instead (see `incoming`). Dead units and
+opposite pairs hand nothing on.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,10 +15,11 @@ import numpy as np
 from worker.engine.axes import Group
 from worker.engine.criteria.evidence import Centre, Evidence, Step, angles_deg, centred, centres, together
 from worker.engine.graph import Array, Graph
+from worker.engine.incoming import can_take_in, take_in
 from worker.engine.observe import Float, SiteGram
 from worker.engine.ties import Consume
 
-Method = Literal["none", "merge", "project"]
+Method = Literal["none", "merge", "merge_incoming", "project"]
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,17 @@ def compensate(
     changed: dict[str, Array] = {}
     record: dict[str, tuple[Done, ...]] = {}
     for group in groups:
-        how: Method = method if group.weight_sites() else "none"  # nowhere to write to
+        possible = can_take_in(graph, group) if method == "merge_incoming" else group.weight_sites()
+        how: Method = method if possible else "none"  # nowhere to write to
         done = tuple(_resolve(how, centre, taken[group.name], evidence[group.name]))
         record[group.name] = done
         if not any(one.action in ("merged", "projected") for one in done):
+            continue
+        if method == "merge_incoming":
+            handed = [
+                (one.step.unit, one.partner) for one in done if one.action == "merged" and one.partner is not None
+            ]
+            changed |= take_in(graph, group, handed, changed)
             continue
         for consume in group.weight_sites():
             _hand_over(method, centre, graph, group, consume, done, evidence[group.name].sites, changed)
@@ -59,7 +68,7 @@ def _resolve(method: Method, centre: Centre, steps: Sequence[Step], evidence: Ev
         angles = angles_deg(together(evidence.sites, centre))
         angles[:, [step.unit for step in steps]] = np.inf
         closest = angles
-    action: Literal["merged", "projected"] = "merged" if method == "merge" else "projected"
+    action: Literal["merged", "projected"] = "projected" if method == "project" else "merged"
     for step in steps:
         if step.why == "opposite":
             yield Done(step, step.partner, step.angle_deg, "cancelled")
