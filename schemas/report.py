@@ -112,8 +112,9 @@ class Pair(ReportPart):
     removed: int
     partner: int
     angle_deg: float
-    action: Literal["merged", "projected", "dropped", "cancelled"] = Field(
-        description="cancelled: an opposite pair, both removed."
+    action: Literal["merged", "projected", "refitted", "dropped", "cancelled"] = Field(
+        description="refitted: what reads it was fitted anew on all that stays; cancelled: an opposite pair, both "
+        "removed."
     )
 
 
@@ -131,6 +132,19 @@ class GroupChange(ReportPart):
     )
     dead: tuple[int, ...] = Field(default=(), description="Removed because they were never active on the data.")
     pairs: tuple[Pair, ...] = ()
+
+
+class Refit(ReportPart):
+    """A layer whose weights were fitted anew. Errors are mean squares, as shares of what the uploaded model computes
+    there, shortcut included, on samples that were held back from the fit."""
+
+    layer: str
+    op_type: str
+    inputs_before: int = Field(description="Features of each output: inputs times taps, and the bias where it has one.")
+    inputs_after: int
+    error_before: float = Field(description="With the weights that stay left as they were.")
+    error_after: float
+    ridge: float | None = Field(description="None: no fit was better, and the weights stay as they were.")
 
 
 class Refusal(ReportPart):
@@ -223,6 +237,7 @@ class Report(ReportPart):
     )
     layers: tuple[LayerChange, ...]
     groups: tuple[GroupChange, ...]
+    refits: tuple[Refit, ...] = Field(default=(), description="In the order of the walk from front to back.")
     refusals: tuple[Refusal, ...]
     coverage: Coverage
     data: DataUse

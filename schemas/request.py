@@ -7,9 +7,9 @@ keys (naming the nearest known one), values out of range and combinations withou
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from schemas.criteria import CRITERIA, Criterion, Distinctiveness
+from schemas.criteria import CRITERIA, Criterion, CriterionBase, Obs, with_name
 from schemas.device import CustomTarget, Processor, target_named
 from schemas.finishing import Distill, Quantize
 from schemas.parse import parse
@@ -111,13 +111,22 @@ class PruneRequest(Strict):
 
     kind: ClassVar[JobKind] = "prune"
 
-    criterion: Criterion = Field(default_factory=Distinctiveness)
-    amount: Amount = Field(default_factory=lambda: Amount(threshold=True))
-    compensation: Literal["none", "merge", "merge_incoming", "project"] = Field(
-        default="merge",
+    criterion: Criterion = Field(default_factory=Obs)
+    amount: Amount = Field(
+        default_factory=lambda: Amount(keep_macs=0.5),
+        description="By default half of the multiply-accumulates; the criterion's own threshold where it has one.",
+    )
+    share_out: Literal["error", "uniform"] = Field(
+        default="error",
+        description="How a budget is shared out among the groups: `error` takes units where they cost least for what "
+        "is saved, for criteria whose scores compare across groups; `uniform` takes the same share of each.",
+    )
+    compensation: Literal["none", "merge", "merge_incoming", "project", "reconstruct"] = Field(
+        default="reconstruct",
         description="What happens to the outgoing weights of a removed unit: dropped; added to its pair or to the "
-        "closest kept unit; or added there times the factor that fits best. `merge_incoming` adds the unit's incoming "
-        "weights to those of its pair instead, and drops the outgoing ones.",
+        "closest kept unit; added there times the factor that fits best; or all that reads it, or reads what has "
+        "changed, is fitted anew, front to back, to what the uploaded model computes. `merge_incoming` adds the "
+        "unit's incoming weights to those of its pair instead, and drops the outgoing ones.",
     )
     scope: Scope = Field(default_factory=Scope)
     lossy: bool = Field(
@@ -149,12 +158,19 @@ class PruneRequest(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _compensation_follows_the_criterion(cls, raw: Any) -> Any:
-        """The default is the criterion's: some need no data, and merging does."""
-        if not isinstance(raw, Mapping) or "compensation" in raw or not isinstance(raw.get("criterion"), Mapping):
+    def _defaults_follow_the_criterion(cls, raw: Any) -> Any:
+        """Some criteria have a threshold of their own, some need no data (reconstructing does), some compare."""
+        if isinstance(raw, Mapping) and isinstance(raw.get("criterion"), Mapping):
+            raw = {**raw, "criterion": with_name(raw["criterion"])}
+        criterion = _criterion(raw)
+        if criterion is None:
             return raw
-        known = CRITERIA.get(str(raw["criterion"].get("name")))
-        return raw if known is None else {**raw, "compensation": known.default_compensation}
+        usual = {
+            "amount": criterion.usual_amount(),
+            "compensation": criterion.usual_compensation(),
+            "share_out": "error" if criterion.comparable() else "uniform",
+        }
+        return {**usual, **raw}
 
     @field_validator("target", mode="before")
     @classmethod
@@ -192,12 +208,18 @@ class PruneRequest(Strict):
             raise ValueError('single weights are not merged; use compensation: "none"')
         if self.constraints.fits_target and self.target is None:
             raise ValueError('constraints.fits_target needs a target, such as "stm32f4"; see GET /targets')
+        if self.share_out == "error" and not self.criterion.comparable():
+            raise ValueError(
+                f"the scores of criterion {self.criterion.name!r} do not compare across groups; use share_out: "
+                '"uniform", or criterion "obs"'
+            )
         return self
 
     def needs_data(self) -> bool:
         """Whether the job cannot run without calibration data."""
         finishing = self.distill is not None or self.quantize is not None
-        return finishing or self.criterion.needs_data() or self.needs_grams()
+        rebuilding = self.compensation == "reconstruct"
+        return finishing or rebuilding or self.criterion.needs_data() or self.needs_grams()
 
     def needs_grams(self) -> bool:
         """Whether the criterion or the compensation looks at how units go together over the data."""
@@ -219,6 +241,18 @@ class PruneRequest(Strict):
         if finishing:
             return f"{' and '.join(finishing)} work{'s' if len(finishing) == 1 else ''} with calibration samples"
         return f"criterion {self.criterion.name!r} with compensation {self.compensation!r} looks at data"
+
+
+def _criterion(raw: Any) -> CriterionBase | None:
+    """The criterion that a request names, if that much of it is valid."""
+    given = raw.get("criterion", {"name": "obs"}) if isinstance(raw, Mapping) else None
+    if isinstance(given, CriterionBase):
+        return given
+    known = CRITERIA.get(str(given.get("name"))) if isinstance(given, Mapping) else None
+    try:
+        return None if known is None else known.model_validate(given)
+    except ValidationError:
+        return None
 
 
 class InspectRequest(Strict):

@@ -197,10 +197,9 @@ def laid_over(base: Mapping[str, JsonValue], settings: Mapping[str, JsonValue]) 
     for name, value in settings.items():
         before = document.get(name)
         if name == "criterion" and isinstance(value, dict):
-            if not isinstance(before, dict):
-                before = {"name": PruneRequest.model_fields["criterion"].get_default(call_default_factory=True).name}
-            other = value.get("name", before.get("name")) != before.get("name")
-            document[name] = value if other else {**before, **value}
+            shared = before if isinstance(before, dict) else {}
+            other = "name" in value and shared.get("name", value["name"]) != value["name"]
+            document[name] = value if other else {**shared, **value}
         elif name != "amount" and isinstance(before, dict) and isinstance(value, dict):
             document[name] = {**before, **value}
         else:

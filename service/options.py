@@ -11,9 +11,6 @@ from pathlib import Path
 from schemas.errors import EspalierError
 from schemas.request import PruneRequest, parse_options
 
-# What an object starts as when a path enters it first: criterion.angle_deg=20 speaks of the default criterion.
-STARTS: dict[str, dict[str, object]] = {"criterion": {"name": PruneRequest().criterion.name}}
-
 
 def gather(file: Path | None, settings: Sequence[str]) -> PruneRequest:
     """The options of a pruning."""
@@ -44,7 +41,7 @@ def _put(document: dict[str, object], text: str) -> None:
         )
     place = document
     for key in keys[:-1]:
-        inner = place.setdefault(key, dict(STARTS.get(key, {})) if keys[0] in (key, "base") else {})
+        inner = place.setdefault(key, {})
         if not isinstance(inner, dict):
             raise EspalierError("options_invalid", f"--set {text}: {key!r} is {json.dumps(inner)}, not an object")
         place = inner

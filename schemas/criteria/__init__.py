@@ -3,7 +3,9 @@
 A new criterion is one file here, one line in the union and in `CRITERIA`, and one file in `worker/engine/criteria/`.
 """
 
-from typing import Annotated
+from collections.abc import Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -15,6 +17,7 @@ from schemas.criteria.distinctiveness import Distinctiveness
 from schemas.criteria.fpgm import Fpgm
 from schemas.criteria.karnin import Karnin
 from schemas.criteria.magnitude import Magnitude
+from schemas.criteria.obs import Obs
 from schemas.criteria.random import Random
 from schemas.criteria.taylor1 import Taylor1
 from schemas.criteria.taylor2 import Taylor2
@@ -30,13 +33,15 @@ __all__ = [
     "Fpgm",
     "Karnin",
     "Magnitude",
+    "Obs",
     "Random",
     "Taylor1",
     "Taylor2",
+    "with_name",
 ]
 
 Criterion = Annotated[
-    Apoz | BnScale | BruteForce | Distinctiveness | Fpgm | Karnin | Magnitude | Random | Taylor1 | Taylor2,
+    Apoz | BnScale | BruteForce | Distinctiveness | Fpgm | Karnin | Magnitude | Obs | Random | Taylor1 | Taylor2,
     Field(discriminator="name"),
 ]
 
@@ -48,7 +53,20 @@ CRITERIA: dict[str, type[CriterionBase]] = {
     "fpgm": Fpgm,
     "karnin": Karnin,
     "magnitude": Magnitude,
+    "obs": Obs,
     "random": Random,
     "taylor1": Taylor1,
     "taylor2": Taylor2,
 }
+
+
+def with_name(parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A criterion's parameters; without a name that of the one criterion that has them, or has what they look like:
+    `{"angle_deg": 20}` says enough. Where none or several do, the name stays out."""
+    if "name" in parameters:
+        return parameters
+    known = {name: kind.model_fields.keys() for name, kind in CRITERIA.items()}
+    every = sorted({field for fields in known.values() for field in fields})
+    close = {one for key in parameters for one in get_close_matches(str(key), every, n=1)}
+    fits = [name for name, fields in known.items() if close <= fields]
+    return {"name": fits[0], **parameters} if close and len(fits) == 1 else parameters

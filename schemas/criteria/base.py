@@ -15,7 +15,7 @@ class CriterionBase(BaseModel, ABC):
     use_when: ClassVar[str]
     cost: ClassVar[str]
     paper: ClassVar[str]
-    default_compensation: ClassVar[str] = "merge"
+    default_compensation: ClassVar[str] = "reconstruct"
 
     def in_words(self) -> str:
         """The criterion and what was set of it, as a report says it."""
@@ -25,6 +25,14 @@ class CriterionBase(BaseModel, ABC):
     def settings_in_words(self) -> list[str]:
         """What was set otherwise than by default."""
         return [f"{name} {value}" for name, value in self if value != type(self).model_fields[name].default]
+
+    def usual_compensation(self) -> str:
+        """What a request without a compensation gets."""
+        return self.default_compensation
+
+    def usual_amount(self) -> dict[str, object]:
+        """What a request without an amount gets."""
+        return {"threshold": True}
 
     @abstractmethod
     def needs_data(self) -> bool:
@@ -36,6 +44,10 @@ class CriterionBase(BaseModel, ABC):
 
     def comparable(self) -> bool:
         """Whether the scores of units in different groups are in one currency, so that they may be ranked together."""
+        return False
+
+    def watches_readers(self) -> bool:
+        """Whether the criterion asks what the layers that read a unit see."""
         return False
 
     def counts_zeros(self) -> bool:

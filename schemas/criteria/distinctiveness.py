@@ -59,6 +59,9 @@ class Distinctiveness(CriterionBase):
     def needs_data(self) -> bool:
         return self.on == "activations"
 
+    def usual_compensation(self) -> str:
+        return self.default_compensation if self.needs_data() else "merge"
+
     def names_partners(self) -> bool:
         return True
 

@@ -15,8 +15,10 @@ def test_nothing_given_is_the_default() -> None:
     assert PruneRequest() == gather(None, [])
 
 
-def test_a_path_into_the_criterion_speaks_of_the_default_one() -> None:
+def test_a_parameter_that_one_criterion_alone_has_names_it() -> None:
     assert Distinctiveness(angle_deg=20) == gather(None, ["criterion.angle_deg=20"]).criterion
+    with pytest.raises(EspalierError, match="`name` must be one of"):
+        gather(None, ["criterion.threshold=20"])  # several have it
 
 
 def test_a_text_that_is_not_json_is_itself() -> None:

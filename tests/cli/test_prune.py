@@ -42,6 +42,7 @@ def test_local_writes_the_model_and_every_report(
     assert 0 == local("--set", "criterion.angle_deg=25", *kinds)
     report = Report.model_validate_json((tmp_path / "r.json").read_bytes())
     assert 25 == getattr(report.options.criterion, "angle_deg", None)
+    assert 0 < len(report.refits)
     assert report.after.file_bytes == (tmp_path / "p.onnx").stat().st_size < example.model.stat().st_size
     onnx.checker.check_model(onnx.load(tmp_path / "p.onnx"), full_check=True)
     assert (tmp_path / "r.html").read_text().lstrip().lower().startswith("<!doctype html>")

@@ -210,7 +210,7 @@ def test_the_page_says_what_happened():
     page = Page(render_html(report()))
     for words in (
         "41.0 % fewer parameters, accuracy down 5.00 points",
-        "Distinctiveness at 20° / 165°, centre auto, by threshold, compensation merge",
+        "Distinctiveness at 20° / 165°, centre auto, by threshold, compensation reconstruct",
         "no constraints given",
         "Parameters 2.60 M 1.53 M −41.0 % 1.69×",
         "Accuracy 97.50 % 92.50 % −5.00 points",

@@ -253,6 +253,7 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
         {**HALF, "amount": {"keep_parameters": 0.5}}, {**HALF, "amount": {"keep_parameters": 0.3}}
     ),
     "compensation": (WIDE, {**WIDE, "compensation": "project"}),
+    "share_out": ({"amount": {"keep_macs": 0.6}}, {"amount": {"keep_macs": 0.6}, "share_out": "uniform"}),
     "scope.include": (HALF, {**HALF, "scope": {"include": ["fc*"]}}),
     "scope.exclude": (HALF, {**HALF, "scope": {"exclude": ["fc*"]}}),
     "scope.operators": (HALF, {**HALF, "scope": {"operators": ["Conv"]}}),

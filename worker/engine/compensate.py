@@ -29,7 +29,14 @@ class Done:
     step: Step
     partner: int | None
     angle_deg: float | None
-    action: Literal["merged", "projected", "dropped", "cancelled"]
+    action: Literal["merged", "projected", "refitted", "dropped", "cancelled"]
+
+
+def refitted(steps: Sequence[Step]) -> tuple[Done, ...]:
+    """Steps whose weights all that stays has taken over together."""
+    return tuple(
+        Done(step, step.partner, step.angle_deg, "dropped" if step.why == "dead" else "refitted") for step in steps
+    )
 
 
 def compensate(

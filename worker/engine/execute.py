@@ -10,7 +10,8 @@ for (`job_out_of_memory`); a gradient through one without torch form (`gradient_
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -61,6 +62,15 @@ def to_numpy(value: Held) -> Array:
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
 
 
+@dataclass
+class Walk:
+    """A batch on its way: the values that are still needed, how often each will be read, and the next operator."""
+
+    live: dict[str, Held]
+    left: Counter[str]
+    at: int = 0
+
+
 class Executor:
     """Runs one graph again and again. Values that depend on constants alone are computed once."""
 
@@ -101,12 +111,37 @@ class Executor:
         return value
 
     def _whole(self, feeds: Mapping[str, Held], visit: Visit | None, masks: Masks | None) -> dict[str, Held]:
-        live: dict[str, Held] = {name: hold(array, self.device) for name, array in feeds.items()}
+        walk = self.start(feeds, visit)
+        self._walk(self.graph.ops, walk.live, walk.left, self._wanted, visit, masks or {})
+        return {name: self.value(walk, name) for name in self._wanted}
+
+    def start(self, feeds: Mapping[str, Held], visit: Visit | None = None, keep: Iterable[str] = ()) -> Walk:
+        """A batch before the first operator. Values named in `keep` stay until they are dropped once more."""
+        live = {name: hold(array, self.device) for name, array in feeds.items()}
         if visit:
             for name, value in (*self.fixed.items(), *live.items()):
                 visit(name, value)
-        self._walk(self.graph.ops, live, Counter(self._reads), self._wanted, visit, masks or {})
-        return {name: live[name] if name in live else self.fixed[name] for name in self._wanted}
+        return Walk(live, self._reads + Counter(keep))
+
+    @torch.no_grad()
+    def advance(self, walk: Walk, until: int, masks: Masks | None = None) -> None:
+        """Run the operators before the one with index `until` that have not run yet."""
+        self._walk(self.graph.ops[walk.at : until], walk.live, walk.left, self._wanted, None, masks or {})
+        walk.at = max(walk.at, until)
+
+    def value(self, walk: Walk, name: str) -> Held:
+        """A value that has been computed and is still needed."""
+        return walk.live[name] if name in walk.live else self.fixed[name]
+
+    def drop(self, walk: Walk, name: str) -> None:
+        """One reader fewer; the last one frees the value."""
+        walk.left[name] -= 1
+        if walk.left[name] == 0 and name not in self._wanted:
+            walk.live.pop(name, None)
+
+    def replace(self, name: str, array: Array) -> None:
+        """From now on a constant has another value. What was computed from it alone stays as it was."""
+        self.fixed[name] = hold(array, self.device)
 
     def _walk(
         self,

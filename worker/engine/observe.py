@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from worker.engine.axes import Group
-from worker.engine.execute import Executor, Held
+from worker.engine.execute import Executor, Held, Visit
 from worker.engine.gram import Gram
 from worker.engine.graph import Array, Graph
 from worker.engine.ops import RULES
@@ -80,9 +80,14 @@ class _Accumulator:
 
 
 def grams(
-    executor: Executor, groups: Iterable[Group], batches: Iterable[Mapping[str, Array]], count_zeros: bool = False
+    executor: Executor,
+    groups: Iterable[Group],
+    batches: Iterable[Mapping[str, Array]],
+    count_zeros: bool = False,
+    beside: Visit | None = None,
 ) -> dict[str, tuple[SiteGram, ...]]:
-    """The Grams of each group, one for each tensor its consumers read, in one pass over the batches."""
+    """The Grams of each group, one for each tensor its consumers read, in one pass over the batches. `beside` is shown
+    every value of the same pass."""
     graph = executor.graph
     wanted: dict[str, list[tuple[Group, int, _Accumulator | None]]] = {}
     groups = tuple(groups)
@@ -92,6 +97,8 @@ def grams(
     zeros = {name: zero for group in groups for name, zero in _zeros(graph, group)}
 
     def visit(name: str, value: Held) -> None:
+        if beside is not None:
+            beside(name, value)
         for place, (group, axis, known) in enumerate(wanted.get(name, ())):
             assert isinstance(value, torch.Tensor)
             if name in zeros:

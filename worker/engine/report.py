@@ -21,6 +21,7 @@ from schemas.report import (
     LayerChange,
     Pair,
     Provenance,
+    Refit,
     Refusal,
     Report,
     Score,
@@ -97,6 +98,7 @@ def assemble(
         steps=judged.steps,
         layers=tuple(_layers(subject, counted, whole, after)),
         groups=tuple(_groups(subject, work)),
+        refits=tuple(_refits(subject, work)),
         refusals=tuple(_refusals(subject, work)),
         coverage=coverage(subject.graph, subject.analysis),
         data=use,
@@ -208,6 +210,21 @@ def _group(group: Group, gone: tuple[int, ...], done: tuple[Done, ...], lossy: b
         dead=tuple(sorted(one.step.unit for one in done if one.step.why == "dead")),
         pairs=pairs,
     )
+
+
+def _refits(subject: Subject, work: Work) -> Iterator[Refit]:
+    names = {layer.op.index: layer.name for layer in subject.analysis.layers}
+    for one in work.refits:
+        op = one.reading.op
+        yield Refit(
+            layer=names.get(op.index, op.name),
+            op_type=op.key,
+            inputs_before=one.inputs,
+            inputs_after=one.kept,
+            error_before=one.before,
+            error_after=one.after,
+            ridge=one.ridge,
+        )
 
 
 def _refusals(subject: Subject, work: Work) -> Iterator[Refusal]:

@@ -18,10 +18,10 @@ from schemas.report import Report
 from schemas.request import Evaluation, PruneRequest
 from worker.engine import cost, evaluate, surgery
 from worker.engine.axes import Analysis, Group
-from worker.engine.compensate import Done, compensate
+from worker.engine.compensate import Done, compensate, refitted
 from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
-from worker.engine.data import Samples
+from worker.engine.data import Samples, Split
 from worker.engine.embedded.check import keep_samples
 from worker.engine.execute import Executor
 from worker.engine.finish import PRUNED, write_model
@@ -31,6 +31,10 @@ from worker.engine.losses import Wish, resolve_loss
 from worker.engine.measure import measure, output_infos, write
 from worker.engine.observe import grams
 from worker.engine.prepare import Prepared, prepare
+from worker.engine.refit.readings import readings
+from worker.engine.refit.reconstruct import Material, Rebuilt, most_samples, reconstruct
+from worker.engine.refit.teacher import Sight, Watching
+from worker.engine.refit.walk import Refit
 from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
 from worker.engine.sensitivity import sensitivities
@@ -57,7 +61,7 @@ def _run(request: PruneRequest, inputs: Inputs, ready: Prepared, limits: Limits,
     with stage("observe", "running the calibration data"):
         evidence = observe(wanted(request), subject, executor, data.fit, stage)
     del ready, executor  # a copy of all weights that nobody needs any more
-    work = remove(subject, evidence, stage)
+    work = remove(subject, evidence, data, stage)
     del evidence  # it may have gathered all weights in double precision
     work, judged = measure(subject, work, data, probe, stage)
     with stage("report", "writing the report"):
@@ -77,13 +81,13 @@ def subject_of(request: PruneRequest, inputs: Inputs, ready: Prepared) -> Subjec
     )
 
 
-def remove(subject: Subject, evidence: Mapping[str, Evidence], stage: Stages) -> Work:
+def remove(subject: Subject, evidence: Mapping[str, Evidence], data: Split, stage: Stages) -> Work:
     """One point of the way from nothing to everything: what the request takes is chosen and cut."""
     with stage("select", "choosing what goes"):
         passed = passed_over(subject.request.criterion, evidence)
         taken = _select(subject, evidence, passed)
     with stage("cut", "removing it"):
-        return _cut(subject, taken, evidence, passed)
+        return _cut(subject, taken, evidence, passed, data, stage)
 
 
 def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
@@ -116,6 +120,7 @@ class Wanted:
     grams: bool
     seed: int
     zeros: bool = False
+    sights: bool = False  # what the readers of each group see; Grams then only of groups that no fitted operator reads
     loss: "LossWanted | None" = None
     learning_rate: float | None = None  # of Karnin's formula
 
@@ -136,9 +141,15 @@ def wanted(request: PruneRequest) -> Wanted:
     loss = None
     if isinstance(criterion, LossCriterion):
         loss = LossWanted(criterion.loss, criterion.samples, request.evaluation)
-    rate = criterion.learning_rate if isinstance(criterion, Karnin) else None
-    grams = units and request.needs_grams()
-    return Wanted(units, grams, request.seed, criterion.counts_zeros(), loss, rate)
+    return Wanted(
+        units,
+        grams=units and request.needs_grams(),
+        seed=request.seed,
+        zeros=criterion.counts_zeros(),
+        sights=criterion.watches_readers(),
+        loss=loss,
+        learning_rate=criterion.learning_rate if isinstance(criterion, Karnin) else None,
+    )
 
 
 def observe(
@@ -147,10 +158,14 @@ def observe(
     """The evidence on each group: weights always, Grams and the loss where the request looks at them."""
     if not want.units:
         return {}
-    graph = subject.graph
-    found = {}
-    if fit is not None and want.grams:
-        found = grams(executor, subject.groups, _batches(graph, fit, stage), want.zeros)
+    graph, found = subject.graph, {}
+    sights: dict[str, tuple[Sight, ...]] = {}
+    if fit is not None and (want.grams or want.sights):
+        watched = readings(graph, subject.analysis.ties.seen, subject.groups) if want.sights else ()
+        watching = Watching(executor, watched, -(-fit.count // _batch_rows(graph, fit)), want.seed)
+        groups = [group for group in subject.groups if want.grams or not watching.sees(group.name)]
+        found = grams(executor, groups, _batches(graph, fit, stage), want.zeros, watching.visit)
+        sights = watching.sights()
     look = None
     if fit is not None and want.loss is not None:
         look = _look(want.loss, subject, executor, fit, stage)
@@ -162,6 +177,7 @@ def observe(
             want.seed,
             partial(look.open, group) if look else None,
             subject.sensitivities,
+            sights.get(group.name, ()),
         )
         for group in subject.groups
     }
@@ -180,11 +196,15 @@ def _look(want: LossWanted, subject: Subject, executor: Executor, fit: Samples, 
     return Look(executor, seen, subject.groups, resolve_loss(want.wish, task, subject.graph, seen), some, tick)
 
 
+def _batch_rows(graph: Graph, samples: Samples) -> int:
+    return graph.fixed_batch() or evaluate.chunk_rows(samples)
+
+
 def _batches(graph: Graph, samples: Samples, stage: Stages) -> Iterator[Mapping[str, Array]]:
     """Samples in chunks. Of a fixed batch only whole ones, unless the first is not."""
     size = graph.fixed_batch()
     done = 0
-    for part in samples.batches(size or evaluate.chunk_rows(samples)):
+    for part in samples.batches(_batch_rows(graph, samples)):
         if size is None or part.count == size:
             yield part.inputs
         elif done == 0:
@@ -213,13 +233,21 @@ def _cut(
     taken: Mapping[str, tuple[Step, ...]],
     evidence: Mapping[str, Evidence],
     passed: Mapping[str, str],
+    data: Split,
+    stage: Stages,
 ) -> Work:
     """Compensate on full width, then cut a clone. Unstructured criteria zero weights and cut nothing."""
     request, graph, ties, shelf = subject.request, subject.graph, subject.analysis.ties, subject.loaded.shelf
-    done: dict[str, tuple[Done, ...]] = {}
+    done: Mapping[str, tuple[Done, ...]] = {}
+    changed: Mapping[str, Array]
+    refits: tuple[Refit, ...] = ()
     if request.criterion.prunes_weights():
         layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
         changed = sparsify(request, graph, layers, subject.sensitivities)
+    elif request.compensation == "reconstruct":
+        rebuilt = _rebuild(subject, taken, data, stage)
+        changed, taken, refits = rebuilt.changed, rebuilt.taken, rebuilt.refits
+        done = {name: refitted(steps) for name, steps in taken.items()}
     else:
         changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
     changed = {name: shelf.keep(array) for name, array in changed.items()}
@@ -229,7 +257,20 @@ def _cut(
     model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after, shelf)
     surgery.share_again(model, subject.loaded.copies)
     surgery.stamp(model, request, subject.inputs.model.sha256)
-    return Work(changed, gone, done, passed, model, write_model(model, subject, PRUNED))
+    return Work(changed, gone, done, passed, refits, model, write_model(model, subject, PRUNED))
+
+
+def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Split, stage: Stages) -> Rebuilt:
+    graph, ties = subject.graph, subject.analysis.ties
+    assert data.fit is not None, "reading the data has refused a request without any"
+    most = most_samples(graph, ties.seen)
+
+    def batches(samples: Samples | None) -> list[Mapping[str, Array]]:
+        return [] if samples is None else list(_batches(graph, samples.rows(0, min(samples.count, most)), stage))
+
+    material = Material(batches(data.fit), batches(data.held_back), subject.device, subject.request.seed)
+    on_the_way = subject.request.criterion.watches_readers()
+    return reconstruct(ties, subject.groups, readings(graph, ties.seen, subject.groups), material, taken, on_the_way)
 
 
 def _centre(request: PruneRequest) -> Centre:

@@ -1,10 +1,13 @@
 """Which units go: the criterion's own threshold, a share of every group, or a budget of MACs or parameters.
 
+A budget is shared out by what units cost where their scores compare across groups, else evenly.
+
 In: the request, the groups in scope, their evidence. Out: for each group the steps taken. Refused: a budget that even
 the smallest model of the scope exceeds (`amount_unreachable`, naming the least that can be reached).
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from math import floor
 
@@ -13,6 +16,7 @@ from schemas.request import PruneRequest, Scope
 from worker.engine.axes import Group, Layer
 from worker.engine.cost import Cost
 from worker.engine.criteria.evidence import Criterion, Evidence, Step
+from worker.engine.share import Spent, share_out
 
 CostOf = Callable[[Mapping[str, int]], Cost]  # groups' names and how many units they lose
 HALVINGS = 40
@@ -49,7 +53,11 @@ def choose(
     orders = {group.name: _capped(criterion.in_order(evidence[group.name]), group, keep) for group in groups}
     share = request.amount.share
     if request.amount.kind != "remove_units":
-        share = _share_for_budget(request, groups, orders, cost_of)
+        budget = _budget(request, orders, cost_of)
+        if request.share_out == "error":
+            costs = {name: [step.score or 0.0 for step in steps] for name, steps in orders.items()}
+            return {name: orders[name][:count] for name, count in share_out(costs, budget.spent, budget.limit).items()}
+        share = _share_for_budget(budget, groups, orders)
     return {group.name: orders[group.name][: units_lost(share, group.units)] for group in groups}
 
 
@@ -67,27 +75,42 @@ def _capped(steps: tuple[Step, ...], group: Group, keep: int) -> tuple[Step, ...
     return kept
 
 
-def _share_for_budget(
-    request: PruneRequest, groups: Sequence[Group], orders: Mapping[str, tuple[Step, ...]], cost_of: CostOf
-) -> float:
-    """The smallest uniform share of units whose removal meets the budget, by bisection."""
+@dataclass(frozen=True)
+class Budget:
+    """No more than `limit` may be spent once groups have lost so many units."""
+
+    limit: float
+    spent: Spent
+
+
+def _budget(request: PruneRequest, orders: Mapping[str, tuple[Step, ...]], cost_of: CostOf) -> Budget:
+    """The budget that a request sets. Refused: one that cannot be met."""
     what = "macs" if request.amount.kind == "keep_macs" else "parameters"
 
-    def spent(share: float) -> int:
-        lost = {group.name: min(units_lost(share, group.units), len(orders[group.name])) for group in groups}
-        return int(getattr(cost_of(lost), what))
+    def spent(lost: Mapping[str, int]) -> float:
+        return float(getattr(cost_of(lost), what))
 
-    whole, least = spent(0.0), spent(1.0)
-    budget = request.amount.share * whole
-    if least > budget:
+    whole, least = spent({}), spent({name: len(steps) for name, steps in orders.items()})
+    limit = request.amount.share * whole
+    if least > limit:
         raise EspalierError(
             "amount_unreachable",
-            f"{request.amount.kind} {request.amount.share:g} asks for {budget:,.0f} {what}; removing all that may go "
-            f"leaves {least:,} of {whole:,} ({least / whole:.3f})",
+            f"{request.amount.kind} {request.amount.share:g} asks for {limit:,.0f} {what}; removing all that may go "
+            f"leaves {least:,.0f} of {whole:,.0f} ({least / whole:.3f})",
             where="/amount",
         )
+    return Budget(limit, spent)
+
+
+def _share_for_budget(budget: Budget, groups: Sequence[Group], orders: Mapping[str, tuple[Step, ...]]) -> float:
+    """The smallest uniform share of units whose removal meets the budget, by bisection."""
+
+    def spent(share: float) -> float:
+        lost = {group.name: min(units_lost(share, group.units), len(orders[group.name])) for group in groups}
+        return budget.spent(lost)
+
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if spent(middle) <= budget else (middle, high)
+        low, high = (low, middle) if spent(middle) <= budget.limit else (middle, high)
     return high

@@ -17,6 +17,7 @@ from worker.engine.compensate import Done
 from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph
 from worker.engine.load import Loaded
+from worker.engine.refit.walk import Refit
 from worker.engine.sensitivity import Sensitivities
 
 Emit = Callable[[Progress], None]
@@ -93,13 +94,14 @@ class Made:
 @dataclass(frozen=True, eq=False)
 class Work:
     """What was done to it. `changed` are constants at full width; `passed` are the groups that the criterion has no say
-    on, and why; `model` is the result, `artifact` its file. `made` are the steps that led there, where there are
-    several; `quantized`: the file holds `model` in eight bits."""
+    on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file. `made` are the steps that
+    led there, where there are several; `quantized`: the file holds `model` in eight bits."""
 
     changed: Mapping[str, Array]
     gone: Gone
     done: Mapping[str, tuple[Done, ...]]
     passed: Mapping[str, str]
+    refits: tuple[Refit, ...]
     model: ir.Model
     artifact: Path
     made: tuple[Made, ...] = ()

@@ -124,7 +124,7 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
         bench.now, stage.reached = number, BEGUN
         try:
             subject = subject_of(request, bench.inputs, ready)
-            work = remove(subject, evidence, stage)
+            work = remove(subject, evidence, data, stage)
             work, judged = measure(subject, work, data, probe, stage, bench.latency_before_ms)
             bench.latency_before_ms = judged.latency_before_ms
             outcome = assemble(subject, work, judged, data.use, (), bench.limits.threads)

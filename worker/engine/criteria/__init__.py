@@ -14,6 +14,7 @@ from worker.engine.criteria.fpgm import FpgmRanking
 from worker.engine.criteria.karnin import KarninRanking
 from worker.engine.criteria.layers import WeightRanking
 from worker.engine.criteria.magnitude import MagnitudeRanking
+from worker.engine.criteria.obs import ObsRanking
 from worker.engine.criteria.random import RandomRanking
 from worker.engine.criteria.taylor1 import Taylor1Ranking
 from worker.engine.criteria.taylor2 import Taylor2Ranking
@@ -26,6 +27,7 @@ RANKINGS: Mapping[str, Callable[..., Criterion]] = {
     "fpgm": FpgmRanking,
     "karnin": KarninRanking,
     "magnitude": MagnitudeRanking,
+    "obs": ObsRanking,
     "random": RandomRanking,
     "taylor1": Taylor1Ranking,
     "taylor2": Taylor2Ranking,

@@ -16,6 +16,8 @@ from worker.engine.gates import Gates
 from worker.engine.graph import Graph
 from worker.engine.observe import Float, SiteGram
 from worker.engine.quantised import real
+from worker.engine.refit.eliminate import order
+from worker.engine.refit.teacher import Sight
 
 ROWS = 256  # of a wide square at once
 Centre = Literal["auto", "half", "mean", "none"]
@@ -32,6 +34,7 @@ class Evidence:
     gather_scales: Callable[[], Float] | None = None
     open_gates: Callable[[], Gates] | None = None
     gather_sensitivities: Callable[[], Float] | None = None
+    sights: tuple[Sight, ...] = ()
 
     @property
     def rows(self) -> Float:
@@ -49,6 +52,11 @@ class Evidence:
         """Karnin's sensitivities of the incoming weights: (units, fan-in)."""
         assert self.gather_sensitivities is not None, "the request's history was read"
         return self.gather_sensitivities()
+
+    @cached_property
+    def eliminated(self) -> list[tuple[int, float]]:
+        """All units but one, in the order in which their readers miss them least, and what each costs."""
+        return order([sight.reader() for sight in self.sights], self.units, self.units - 1)
 
     def generator(self) -> np.random.Generator:
         """The same numbers at every call, others in every group."""
@@ -88,9 +96,10 @@ def gather(
     seed: int = 0,
     open_gates: Callable[[], Gates] | None = None,
     sensitivities: Callable[[str], Float] | None = None,
+    sights: tuple[Sight, ...] = (),
 ) -> Evidence:
     """The evidence on one group: its producers' weights, the Grams that were observed, its gates, how sensitive weights
-    are."""
+    are, and what its readers see."""
 
     def rows() -> Float:
         return incoming(group, partial(real, graph))
@@ -103,7 +112,7 @@ def gather(
 
     seeds = (seed, crc32(group.name.encode()))
     sensitive = None if sensitivities is None else partial(incoming, group, sensitivities)
-    return Evidence(group.units, rows, sites, seeds, scales, open_gates, sensitive)
+    return Evidence(group.units, rows, sites, seeds, scales, open_gates, sensitive, sights)
 
 
 def incoming(group: Group, of: Callable[[str], Float]) -> Float:

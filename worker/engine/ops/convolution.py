@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
+from worker.engine.ops.linear import Linear, Shapes, Spots
 from worker.engine.ops.rule import Follow, NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Ties
 
@@ -122,4 +123,66 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (y,)
 
 
-RULES = {"Conv": Rule(tie=tie, compute=compute, macs=macs, follow=follow)}
+def windows(
+    x: torch.Tensor, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> torch.Tensor:
+    """Views of all places that a kernel visits: (samples, channels, *places, *kernel)."""
+    for axis, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), start=2):
+        x = x.unfold(axis, (k - 1) * dilation + 1, stride)
+    steps: list[slice] = [slice(None)] * (x.ndim - len(kernel)) + [
+        slice(None, None, dilation) for dilation in dilations
+    ]
+    return x[tuple(steps)]
+
+
+def rows_at(seen: torch.Tensor, rank: int, blocks: int, spots: Spots) -> torch.Tensor:
+    """Of (samples, channels, *places, ...) some places: (blocks, samples * places, channels of a block * ...)."""
+    places = seen.shape[2 : 2 + rank]
+    at = torch.arange(prod(places), device=seen.device) if spots is None else spots.to(seen.device)
+    index: list[slice | torch.Tensor] = []
+    for size in reversed(places):
+        index.insert(0, at % size)
+        at = at // size
+    whole: list[slice | torch.Tensor] = [slice(None), slice(None)]
+    picked = seen[tuple(whole + index)]  # (samples, channels, places, ...)
+    n, c, p = picked.shape[:3]
+    split = picked.reshape(n, blocks, c // blocks, p, -1).permute(1, 0, 3, 2, 4)
+    return split.reshape(blocks, n * p, -1)
+
+
+def linear(op: Op, shapes: Shapes) -> Linear | None:
+    """A row is one place of one sample; its features are the channels times the taps that the place sees."""
+    w = shapes[op.inputs[1]]
+    rank, groups = len(w) - 2, op.integer("group", 1)
+    if rank not in SPATIAL:
+        return None
+    kernel = w[2:]
+    strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
+
+    def gather(x: torch.Tensor, spots: Spots) -> torch.Tensor:
+        padded = F.pad(x, flat_pads(pads_of(op, tuple(x.shape[2:]), kernel)))
+        return rows_at(windows(padded, kernel, strides, dilations), rank, groups, spots)
+
+    def places(x: tuple[int, ...]) -> tuple[int, int]:
+        pads = pads_of(op, x[2:], kernel)
+        spans = ((k - 1) * dilation + 1 for k, dilation in zip(kernel, dilations, strict=True))
+        sizes = zip(x[2:], pads, spans, strides, strict=True)
+        return prod((size + sum(pad) - span) // stride + 1 for size, pad, span, stride in sizes), x[0]
+
+    return Linear(
+        weight=op.inputs[1],
+        bias=op.input(2),
+        blocks=groups,
+        features=prod(w[1:]),
+        outputs=w[0] // groups,
+        taps=prod(kernel),
+        axis=1,
+        places=places,
+        gather=gather,
+        results=lambda y, spots: rows_at(y, rank, groups, spots),
+        matrix=lambda array: array.reshape(groups, w[0] // groups, -1).transpose(1, 2),
+        array=lambda matrix: matrix.transpose(1, 2).reshape(w),
+    )
+
+
+RULES = {"Conv": Rule(tie=tie, compute=compute, macs=macs, follow=follow, linear=linear)}

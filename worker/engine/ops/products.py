@@ -10,10 +10,12 @@ import torch
 
 from worker.engine.graph import Op
 from worker.engine.ops.elementwise import tie_broadcast
+from worker.engine.ops.linear import Linear, Shapes, Spots
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Axis, Ties
 
 FIRST = (0, 1)  # the input slots of both operands
+MATRIX = 2  # dimensions of a weight that every vector is multiplied by
 
 
 def _tie_contraction(op: Op, ties: Ties, a: Axis, b: Axis, slots: tuple[int, int] = FIRST) -> None:
@@ -79,7 +81,43 @@ def compute_matmul(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (a @ b,)
 
 
+def linear_gemm(op: Op, shapes: Shapes) -> Linear | None:
+    alpha = op.number("alpha", 1.0)
+    if op.integer("transA", 0) or alpha == 0.0:
+        return None
+    return _linear(op, shapes, bool(op.integer("transB", 0)), alpha, op.input(2), op.number("beta", 1.0))
+
+
+def linear_matmul(op: Op, shapes: Shapes) -> Linear | None:
+    return _linear(op, shapes, False, 1.0, "", 1.0) if len(shapes[op.inputs[1]]) == MATRIX else None
+
+
+def _linear(op: Op, shapes: Shapes, transposed: bool, alpha: float, bias: str, beta: float) -> Linear:
+    """Every vector along the last axis of the left operand is a row."""
+    inner, outer = shapes[op.inputs[1]][:: -1 if transposed else 1]
+
+    def rows(values: torch.Tensor, spots: Spots) -> torch.Tensor:
+        flat = values.reshape(-1, values.shape[-1])
+        return (flat if spots is None else flat[spots.to(flat.device)])[None]
+
+    return Linear(
+        weight=op.inputs[1],
+        bias=bias,
+        blocks=1,
+        features=inner,
+        outputs=outer,
+        taps=1,
+        axis=len(shapes[op.outputs[0]]) - 1,
+        places=lambda x: (prod(x[:-1]), 1),
+        gather=rows,
+        results=rows,
+        matrix=lambda array: alpha * (array.T if transposed else array)[None],
+        array=lambda matrix: (matrix[0].T if transposed else matrix[0]) / alpha,
+        bias_scale=beta,
+    )
+
+
 RULES = {
-    "Gemm": Rule(tie=tie_gemm, compute=compute_gemm, macs=macs_gemm),
-    "MatMul": Rule(tie=tie_matmul, compute=compute_matmul, macs=macs_matmul),
+    "Gemm": Rule(tie=tie_gemm, compute=compute_gemm, macs=macs_gemm, linear=linear_gemm),
+    "MatMul": Rule(tie=tie_matmul, compute=compute_matmul, macs=macs_matmul, linear=linear_matmul),
 }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from worker.engine.graph import Array, Op
+from worker.engine.ops.linear import Linear, Shapes
 from worker.engine.primitives import OverKept
 from worker.engine.ties import Axis, Points, Ties
 
@@ -51,6 +52,7 @@ Macs = Callable[[Op, ShapeOf], int]
 FollowCut = Callable[[Op, Ties, Cut], Follow]
 Range = tuple[float, float] | None
 RangeOf = Callable[[Op, Mapping[str, Array]], Range]
+LinearOf = Callable[[Op, Shapes], Linear | None]
 
 
 def no_macs(op: Op, shape: ShapeOf) -> int:
@@ -65,10 +67,15 @@ def no_range(op: Op, constants: Mapping[str, Array]) -> Range:
     return None
 
 
+def not_linear(op: Op, shapes: Shapes) -> Linear | None:
+    return None
+
+
 @dataclass(frozen=True)
 class Rule:
-    """`follow` gets the ties (shapes before) and the shapes after the cut. `range` is the finite range of an output;
-    `passes` says that values keep the range they came with (pools, reshapes)."""
+    """`linear` is the operator as a linear map, where its weights can be fitted. `follow` gets the ties (shapes
+    before) and the shapes after the cut. `range` is the finite range of an output; `passes` says that values keep the
+    range they came with (pools, reshapes)."""
 
     tie: Tie
     compute: Compute
@@ -76,6 +83,7 @@ class Rule:
     follow: FollowCut = nothing_follows
     range: RangeOf = no_range
     passes: bool = False
+    linear: LinearOf = not_linear
     alias: bool = False  # the output is a view of the input's memory
     in_place: bool = False  # an element of the first output needs no other element of an input of the same shape
     over_kept: OverKept | None = None  # for statistics over units: the same at full width, over those that stay

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
-from worker.engine.ops.convolution import follow, is_depthwise
+from worker.engine.ops.convolution import flat_pads, follow, is_depthwise, rows_at, windows
+from worker.engine.ops.linear import Linear, Shapes, Spots
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Ties
 
@@ -75,10 +76,7 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     spatial, kernel = tuple(x.shape[2:]), tuple(w.shape[2:])
     if rank not in SPATIAL or len(op.ints("output_shape", (0,) * rank)) not in (rank, rank + 2):
         raise NoTorchForm
-    full = tuple(
-        stride * (size - 1) + (k - 1) * dilation + 1
-        for size, k, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True)
-    )
+    full = _full(spatial, kernel, strides, dilations)
     trims = _trims(op, full, spatial, spare)
     groups = op.integer("group", 1)
     if all(begin == end for begin, end in trims) and all(
@@ -95,4 +93,69 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (y,)
 
 
-RULES = {"ConvTranspose": Rule(tie=tie, compute=compute, macs=macs, follow=follow)}
+def linear(op: Op, shapes: Shapes) -> Linear | None:
+    """A convolution of the input with zeros between its values, the kernel turned around."""
+    w = shapes[op.inputs[1]]
+    rank, groups = len(w) - 2, op.integer("group", 1)
+    if rank not in SPATIAL:
+        return None
+    kernel = w[2:]
+    strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
+    spare = op.ints("output_padding", (0,) * rank)
+    turned = tuple(range(2, 2 + rank))
+
+    def gather(x: torch.Tensor, spots: Spots) -> torch.Tensor:
+        spatial = tuple(x.shape[2:])
+        full = _full(spatial, kernel, strides, dilations)
+        trims = _trims(op, full, spatial, spare)
+        sparse = x.new_zeros(
+            *x.shape[:2], *((size - 1) * stride + 1 for size, stride in zip(spatial, strides, strict=True))
+        )
+        sparse[(slice(None), slice(None), *(slice(None, None, stride) for stride in strides))] = x
+        pads = []
+        for k, dilation, (begin, end), more in zip(kernel, dilations, trims, spare, strict=True):
+            reach = (k - 1) * dilation
+            pads.append((reach - begin, reach - end + more))
+        return rows_at(windows(F.pad(sparse, flat_pads(pads)), kernel, (1,) * rank, dilations), rank, groups, spots)
+
+    def places(x: tuple[int, ...]) -> tuple[int, int]:
+        full = _full(x[2:], kernel, strides, dilations)
+        sizes = zip(full, _trims(op, full, x[2:], spare), spare, strict=True)
+        return prod(size + more - sum(trim) for size, trim, more in sizes), x[0]
+
+    def matrix(array: torch.Tensor) -> torch.Tensor:
+        """(inputs, outputs of a group, *kernel) -> (groups, inputs of a group * taps, outputs of a group)."""
+        flipped = array.flip(turned).reshape(groups, w[0] // groups, w[1], -1)
+        return flipped.transpose(2, 3).reshape(groups, -1, w[1])
+
+    def back(matrix: torch.Tensor) -> torch.Tensor:
+        split = matrix.reshape(groups, w[0] // groups, prod(kernel), w[1]).transpose(2, 3)
+        return split.reshape(w).flip(turned)
+
+    return Linear(
+        weight=op.inputs[1],
+        bias=op.input(2),
+        blocks=groups,
+        features=w[0] // groups * prod(kernel),
+        outputs=w[1],
+        taps=prod(kernel),
+        axis=1,
+        places=places,
+        gather=gather,
+        results=lambda y, spots: rows_at(y, rank, groups, spots),
+        matrix=matrix,
+        array=back,
+    )
+
+
+def _full(
+    spatial: tuple[int, ...], kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+) -> tuple[int, ...]:
+    """The size before anything is cut off, without output padding."""
+    return tuple(
+        stride * (size - 1) + (k - 1) * dilation + 1
+        for size, k, stride, dilation in zip(spatial, kernel, strides, dilations, strict=True)
+    )
+
+
+RULES = {"ConvTranspose": Rule(tie=tie, compute=compute, macs=macs, follow=follow, linear=linear)}

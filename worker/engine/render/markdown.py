@@ -11,6 +11,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from schemas.report import Report
+from worker.engine.render.numbers import percent
 from worker.engine.render.view import view
 
 SOURCE = (Path(__file__).parent / "report.md.j2").read_text(encoding="utf-8")
@@ -49,7 +50,7 @@ ENVIRONMENT = Environment(
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
-ENVIRONMENT.filters.update(code=code, text=text)
+ENVIRONMENT.filters.update(code=code, text=text, percent=percent)
 TEMPLATE = ENVIRONMENT.get_template("report.md.j2")
 
 

@@ -89,7 +89,7 @@ def layer_rows(layers: Sequence[LayerChange], unstructured: bool) -> tuple[Layer
 def group_row(group: GroupChange) -> GroupRow:
     dead = len(group.dead)
     parts = [f"{dead} dead"] if dead else []
-    for action in ("merged", "projected", "cancelled", "dropped"):
+    for action in ("merged", "projected", "refitted", "cancelled", "dropped"):
         number = sum(pair.action == action for pair in group.pairs)
         parts += [f"{number} {action}"] if number else []
     others = len(group.removed) - dead - len({pair.removed for pair in group.pairs})

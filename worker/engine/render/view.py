@@ -5,7 +5,7 @@ In: a `Report`. Out: `View`: sentences, measures, rows.
 
 from dataclasses import dataclass
 
-from schemas.report import Report
+from schemas.report import Refit, Report
 from worker.engine.render import numbers
 from worker.engine.render.devices import (
     CompiledView,
@@ -33,6 +33,7 @@ from worker.engine.render.steps import StepRow, step_rows
 
 LAYERS_SHOWN = 200
 GROUPS_SHOWN = 100
+REFITS_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class View:
     compiled: CompiledView | None
     devices: tuple[DeviceRow, ...]
     steps: tuple[StepRow, ...]
+    refits: tuple[Refit, ...]
     seconds: float
 
     @property
@@ -91,6 +93,7 @@ def view(report: Report) -> View:
         compiled=compiled_view(report.devices.compiled) if report.devices.compiled else None,
         devices=device_rows(report.devices),
         steps=step_rows(report),
+        refits=report.refits[:REFITS_SHOWN],
         seconds=sum(timing.seconds for timing in report.timings),
     )
 

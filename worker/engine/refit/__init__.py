@@ -1,0 +1,1 @@
+"""Least squares over the weights that read removed units: which go with that in mind, and what the rest take over."""

@@ -1,0 +1,90 @@
+"""The normal equations of one reading: means of products of features and targets, over rows.
+
+In: chunks of feature rows and of target rows. Out: `Normal`, and the weights that solve it. Products are taken in
+single precision, a few thousand rows at a time, and summed in double.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Normal:
+    """Means over rows, of blocks side by side. The last feature is the constant 1 where `constant` says so."""
+
+    h: torch.Tensor  # (blocks, features, features): E[f f']
+    b: torch.Tensor  # (blocks, features, outputs): E[f t']
+    t: torch.Tensor  # (blocks, outputs): E[t^2]
+    constant: bool
+
+    def error(self, w: torch.Tensor) -> torch.Tensor:
+        """E[(t - W'f)^2] for each output: (blocks, outputs)."""
+        return (self.t - 2 * (w * self.b).sum(dim=1) + (w * (self.h @ w)).sum(dim=1)).clamp_min(0.0)
+
+
+class Sums:
+    """Adds rows up."""
+
+    def __init__(self, blocks: int, features: int, outputs: int, constant: bool, device: str) -> None:
+        width = features + constant
+        self.constant = constant
+        self.rows = 0
+        self.h = torch.zeros(blocks, width, width, dtype=torch.float64, device=device)
+        self.b = torch.zeros(blocks, width, outputs, dtype=torch.float64, device=device)
+        self.t = torch.zeros(blocks, outputs, dtype=torch.float64, device=device)
+
+    @torch.inference_mode()
+    def add(self, features: torch.Tensor, targets: torch.Tensor | None) -> None:
+        """(blocks, rows, features) and (blocks, rows, outputs)."""
+        for start in range(0, features.shape[1], CHUNK_ROWS):
+            f = features[:, start : start + CHUNK_ROWS]
+            if self.constant:
+                f = torch.cat([f, f.new_ones(*f.shape[:2], 1)], dim=2)
+            turned = f.transpose(1, 2)
+            self.h += turned @ f
+            if targets is not None:
+                t = targets[:, start : start + CHUNK_ROWS].to(f.dtype)
+                self.b += turned @ t
+                self.t += t.square().sum(dim=1, dtype=torch.float64)
+        self.rows += features.shape[1]
+
+    def means(self) -> Normal:
+        n = max(self.rows, 1)
+        return Normal(self.h / n, self.b / n, self.t / n, self.constant)
+
+
+def penalty(normal: Normal, ridge: float) -> torch.Tensor:
+    """ridge * the mean of the features' squares, nothing on the constant: (blocks, features)."""
+    squares = normal.h.diagonal(dim1=1, dim2=2)
+    own = squares[:, :-1] if normal.constant else squares
+    level = ridge * own.mean(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    found = level.expand_as(squares).clone()
+    if normal.constant:
+        found[:, -1] = 0.0
+    return found
+
+
+def solve(normal: Normal, w: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
+    """The weights on the kept features that meet the targets best, drawn towards `w` by the ridge: (blocks, features,
+    outputs), zero on the others."""
+    weight = penalty(normal, ridge)[:, kept]
+    h = normal.h[:, kept][:, :, kept] + torch.diag_embed(weight)
+    b = normal.b[:, kept] + weight[:, :, None] * w[:, kept]
+    found = torch.zeros_like(w)
+    found[:, kept] = spd_solve(h, b)
+    return found
+
+
+def spd_solve(h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """h^-1 b of positive matrices; where one is not, numerically, its diagonal is raised until it is."""
+    lift = 0.0
+    level = h.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(h.dtype).tiny)
+    eye = torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+    while True:
+        factor, info = torch.linalg.cholesky_ex(h + lift * level[:, None, None] * eye)
+        if not bool(info.any()):
+            return torch.cholesky_solve(b, factor)
+        lift = max(10 * lift, 1e-12)

@@ -1,0 +1,116 @@
+"""`compensation: reconstruct`: the whole walk, from what goes to the weights that are left.
+
+In: the graph, the groups, the samples, and the steps that the criterion took. Out: `Rebuilt`: changed constants at full
+width, the steps as they were finally taken, and what became of every reading.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from worker.engine import cost, surgery
+from worker.engine.arena import peak_ram_bytes
+from worker.engine.axes import Group
+from worker.engine.criteria.evidence import Step
+from worker.engine.execute import Executor
+from worker.engine.graph import Array, Graph
+from worker.engine.refit.readings import Reading
+from worker.engine.refit.walk import Batches, Plan, Refit, Refitting, Sides, Trail
+from worker.engine.ties import Seen, Ties
+
+LIVE_BYTES = 2 << 30  # what both models hold of all samples at once; values between readings are held batch by batch
+
+
+@dataclass(frozen=True, eq=False)
+class Rebuilt:
+    changed: Mapping[str, Array]
+    taken: Mapping[str, tuple[Step, ...]]
+    refits: tuple[Refit, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """The samples to walk with, in batches. Without any held back, what was fitted is judged on itself."""
+
+    fit: Batches
+    held: Batches
+    device: str
+    seed: int
+
+
+def most_samples(graph: Graph, seen: Seen) -> int:
+    """How many samples teacher and student can be walked with side by side."""
+    each = peak_ram_bytes(graph, seen, cost.shapes_after(seen, {})) // (graph.fixed_batch() or 1)
+    return max(LIVE_BYTES // (2 * max(each, 1)), 1)
+
+
+def reconstruct(
+    ties: Ties,
+    groups: Sequence[Group],
+    readings: Sequence[Reading],
+    material: Material,
+    taken: Mapping[str, tuple[Step, ...]],
+    chosen_on_the_way: bool,
+) -> Rebuilt:
+    """Walk once. `chosen_on_the_way`: of groups that one reading alone reads, only the number of steps counts."""
+    graph = ties.graph
+    plan = _plan(groups, readings, taken, chosen_on_the_way)
+    lost = {name for name, steps in taken.items() if steps}
+    active = _active(graph, [group for group in groups if group.name in lost], readings)
+    keep = [name for one in active for name in {one.tail.end, one.tail.judged}]
+    teacher, student = Executor(graph, material.device), Executor(graph, material.device)
+    own = {(one.op.index, 0) for one in readings}
+    masks = {
+        key: torch.from_numpy(mask).to(material.device)
+        for key, mask in surgery.masks(ties, groups, plan.gone).items()
+        if key not in own
+    }
+
+    def sides(batches: Batches) -> Sides:
+        return Sides(Trail(teacher, batches, keep), Trail(student, batches, masks=masks))
+
+    refitting = Refitting(
+        graph, student, sides(material.fit), sides(material.held or material.fit), plan,
+        torch.Generator().manual_seed(material.seed),
+    )  # fmt: skip
+    refits = tuple(refitting.step(reading) for reading in active)
+    final = {name: _steps(steps, plan, name) for name, steps in taken.items()}
+    return Rebuilt(refitting.changed, final, refits)
+
+
+def _plan(
+    groups: Iterable[Group], readings: Iterable[Reading], taken: Mapping[str, tuple[Step, ...]], on_the_way: bool
+) -> Plan:
+    plan = Plan({})
+    fitted = {name for reading in readings for name in reading.units}
+    for group in groups:
+        steps = taken.get(group.name, ())
+        if on_the_way and steps and len(group.consumers) == 1 and group.name in fitted:
+            plan.open[group.name] = len(steps)
+        else:
+            plan.gone[group.name] = tuple(sorted(step.unit for step in steps))
+    return plan
+
+
+def _steps(steps: tuple[Step, ...], plan: Plan, name: str) -> tuple[Step, ...]:
+    if name not in plan.ranked:
+        return steps
+    return tuple(Step(unit, "small", score=cost) for unit, cost in plan.ranked[name])
+
+
+def _active(graph: Graph, losing: Sequence[Group], readings: Sequence[Reading]) -> list[Reading]:
+    """The readings that read something removed, or something that is no longer what it was."""
+    names = {group.name for group in losing}
+    changed = {consume.op.index for group in losing for consume in group.consumers}
+    touched: set[str] = set()
+    found = []
+    by_op = {reading.op.index: reading for reading in readings}
+    for op in graph.ops:
+        stale = any(name in touched for name in (*op.inputs, *op.captures))
+        reading = by_op.get(op.index)
+        if reading is not None and (reading.source in touched or reading.units.keys() & names):
+            found.append(reading)
+        if stale or op.index in changed:
+            touched.update(name for name in op.outputs if name)
+    return found

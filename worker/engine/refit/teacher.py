@@ -1,0 +1,98 @@
+"""What the teacher's readings see before anything goes: the evidence that elimination starts from.
+
+In: an executor, the readings and one pass over batches of samples. Out: for each group a `Sight` of each operator that
+reads it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from worker.engine.execute import Executor, Held
+from worker.engine.graph import Graph
+from worker.engine.refit.eliminate import ORDER_RIDGE, Reader, reader
+from worker.engine.refit.normal import Normal, Sums
+from worker.engine.refit.readings import Reading
+from worker.engine.refit.rows import rows_wanted, some_of
+from worker.engine.refit.weights import judged_scale, matrix
+from worker.engine.ties import Points
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """One reading of one group. `rows`: the features of each unit. `energy`: the mean square of what is judged."""
+
+    graph: Graph
+    reading: Reading
+    normal: Normal
+    energy: float
+    rows: Points
+
+    def reader(self) -> Reader:
+        """A fresh start for elimination. The teacher's own output is the target: W is already the best there is."""
+        w = matrix(self.graph, self.reading).to(self.normal.h.device)
+        taught = Normal(self.normal.h, self.normal.h @ w, self.normal.t, self.normal.constant)
+        scale = judged_scale(self.reading, self.energy).to(w.device)
+        return reader(taught, w, torch.from_numpy(self.rows).to(w.device), ORDER_RIDGE, scale)
+
+
+class _Watch:
+    """Adds up what one reading sees, and how large what it is judged by is."""
+
+    def __init__(self, reading: Reading, rows: int, generator: torch.Generator, device: str) -> None:
+        linear = reading.linear
+        self.reading = reading
+        self.rows = rows
+        self.generator = generator
+        self.sums = Sums(linear.blocks, linear.features, linear.outputs, bool(reading.tail.bias), device)
+        self.squares, self.places = 0.0, 0
+
+    def look(self, x: torch.Tensor) -> None:
+        linear = self.reading.linear
+        self.sums.add(linear.gather(x, some_of(linear.places(tuple(x.shape)), self.rows, self.generator)), None)
+
+    def judge(self, value: torch.Tensor) -> None:
+        self.squares += float(value.square().sum(dtype=torch.float64))
+        self.places += value.numel() // value.shape[self.reading.linear.axis]
+
+    def sight(self, graph: Graph, rows: Points) -> Sight:
+        return Sight(graph, self.reading, self.sums.means(), self.squares / max(self.places, 1), rows)
+
+
+class Watching:
+    """To be shown every value of a pass over the data; `batches` says how many shows of each there will be."""
+
+    def __init__(self, executor: Executor, readings: Iterable[Reading], batches: int, seed: int) -> None:
+        self.graph = executor.graph
+        generator = torch.Generator().manual_seed(seed)
+        self._sources: dict[str, list[_Watch]] = {}
+        self._judged: dict[str, list[_Watch]] = {}
+        self._all: list[_Watch] = []
+        for reading in readings:
+            if reading.units:
+                one = _Watch(
+                    reading, rows_wanted(reading.linear.features) // max(batches, 1), generator, executor.device
+                )
+                self._all.append(one)
+                self._sources.setdefault(reading.source, []).append(one)
+                self._judged.setdefault(reading.tail.judged, []).append(one)
+
+    @torch.inference_mode()
+    def visit(self, name: str, value: Held) -> None:
+        for one in self._sources.get(name, ()):
+            assert isinstance(value, torch.Tensor), f"{name} holds no numbers"
+            one.look(value)
+        for one in self._judged.get(name, ()):
+            assert isinstance(value, torch.Tensor), f"{name} holds no numbers"
+            one.judge(value)
+
+    def sees(self, group: str) -> bool:
+        return any(group in one.reading.units for one in self._all)
+
+    def sights(self) -> dict[str, tuple[Sight, ...]]:
+        found: dict[str, list[Sight]] = {}
+        for one in self._all:
+            for name, rows in one.reading.units.items():
+                found.setdefault(name, []).append(one.sight(self.graph, rows))
+        return {name: tuple(some) for name, some in found.items()}

@@ -1,0 +1,168 @@
+"""Front to back through the network: every operator that reads removed units is fitted to what the teacher computed.
+
+In: the readings, the samples to fit and those held back, and which units go (of an inner group possibly only how many:
+which ones is decided here, from what the student really computes). Out: the changed weights at full width and, for each
+reading, its error on the held-back samples before and after.
+
+Teacher and student walk side by side, batch by batch, and stop before every reading: the student's own values are the
+features, the teacher's values behind the tail, less what the student itself adds there, the target. So each operator
+also repairs what went wrong before it, and an operator that reads nothing removed is fitted for that alone.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from worker.engine.execute import Executor, Held, Masks, Walk
+from worker.engine.graph import Array, Graph
+from worker.engine.refit.eliminate import ORDER_RIDGE, order, reader
+from worker.engine.refit.normal import Normal, Sums, solve
+from worker.engine.refit.readings import Reading
+from worker.engine.refit.rows import rows_wanted, some_of
+from worker.engine.refit.weights import change, judged_scale, matrix
+
+RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+
+Batches = Sequence[Mapping[str, Array]]
+Ranked = Sequence[tuple[int, float]]  # units in the order in which they go, and what each costs
+
+
+@dataclass(frozen=True)
+class Refit:
+    """What became of one reading. Errors are shares of the mean square of what is judged, on held-back samples."""
+
+    reading: Reading
+    inputs: int
+    kept: int
+    before: float
+    after: float
+    ridge: float | None  # None where nothing was better than leaving the rest as it was
+
+
+@dataclass
+class Plan:
+    """What goes. `gone` is settled; of the groups in `open` so many units go, and the walk says which."""
+
+    gone: dict[str, tuple[int, ...]]
+    open: dict[str, int] = field(default_factory=dict)
+    ranked: dict[str, Ranked] = field(default_factory=dict)
+
+
+class Trail:
+    """One model and all samples, as far as they have been walked."""
+
+    def __init__(
+        self, executor: Executor, batches: Batches, keep: Iterable[str] = (), masks: Masks | None = None
+    ) -> None:
+        self.executor = executor
+        self.masks = masks
+        self.walks: list[Walk] = [executor.start(feeds, keep=keep) for feeds in batches]
+
+    def until(self, index: int) -> None:
+        for walk in self.walks:
+            self.executor.advance(walk, index, masks=self.masks)
+
+    def value(self, place: int, name: str) -> torch.Tensor:
+        value: Held = self.executor.value(self.walks[place], name)
+        assert isinstance(value, torch.Tensor), f"{name} holds no numbers"
+        return value
+
+    def drop(self, names: Iterable[str]) -> None:
+        for name in names:
+            for walk in self.walks:
+                self.executor.drop(walk, name)
+
+
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Teacher and student over the same samples."""
+
+    teacher: Trail
+    student: Trail
+
+    @torch.inference_mode()
+    def collect(self, graph: Graph, reading: Reading, rows: int, generator: torch.Generator) -> tuple[Normal, float]:
+        """The normal equations of one reading, and the mean over places of the square of what it is judged by."""
+        linear, tail = reading.linear, reading.tail
+        self.student.until(reading.op.index)
+        self.teacher.until(max(graph.producer[name].index for name in (tail.end, tail.judged)) + 1)
+        sums = Sums(linear.blocks, linear.features, linear.outputs, bool(tail.bias), self.student.executor.device)
+        squares, places = 0.0, 0
+        for place in range(len(self.teacher.walks)):
+            target = self._target(reading, place)
+            x = self.student.value(place, reading.source)
+            spots = some_of(linear.places(tuple(x.shape)), rows // len(self.teacher.walks), generator)
+            sums.add(linear.gather(x, spots), linear.results(target, spots))
+            judged = self.teacher.value(place, tail.judged)
+            squares += float(judged.square().sum(dtype=torch.float64))
+            places += judged.numel() // judged.shape[linear.axis]
+        self.teacher.drop({tail.end, tail.judged})
+        return sums.means(), squares / max(places, 1)
+
+    def _target(self, reading: Reading, place: int) -> torch.Tensor:
+        """What the operator itself is to give, tail undone."""
+        tail = reading.tail
+        target = self.teacher.value(place, tail.end)
+        for name in tail.addends:
+            target = target - self.student.value(place, name)
+        shape = [1] * target.ndim
+        shape[reading.linear.axis] = -1
+        if tail.shift.any():
+            target = target - torch.from_numpy(tail.shift).to(target).reshape(shape)
+        if (tail.scale != 1.0).any():
+            target = target / torch.from_numpy(tail.scale).to(target).reshape(shape)
+        return target
+
+
+@dataclass(eq=False)
+class Refitting:
+    """The walk: `fit` and `held` share the student whose weights change on the way."""
+
+    graph: Graph
+    student: Executor
+    fit: Sides
+    held: Sides
+    plan: Plan
+    generator: torch.Generator
+    changed: dict[str, Array] = field(default_factory=dict)
+
+    def step(self, reading: Reading) -> Refit:
+        rows = rows_wanted(reading.linear.features)
+        normal, _ = self.fit.collect(self.graph, reading, rows, self.generator)
+        held, energy = self.held.collect(self.graph, reading, rows, self.generator)
+        w = matrix(self.graph, reading).to(self.student.device)
+        scale = judged_scale(reading, energy).to(self.student.device)
+        self._choose(reading, normal, w, scale)
+        kept = torch.from_numpy(self._kept(reading, w.shape[1])).to(w.device)
+        plain = torch.zeros_like(w)
+        plain[:, kept] = w[:, kept]
+
+        def error(weights: torch.Tensor) -> float:
+            return float((held.error(weights) * scale.square()).sum())
+
+        before = error(plain)
+        best, ridge, lowest = plain, None, before
+        for candidate in RIDGES:
+            weights = solve(normal, w, kept, candidate)
+            if (found := error(weights)) < lowest:
+                best, ridge, lowest = weights, candidate, found
+        for name, array in change(self.graph, reading, best - w).items():
+            self.changed[name] = array
+            self.student.replace(name, array)
+        return Refit(reading, w.shape[1], len(kept), before, lowest, ridge)
+
+    def _choose(self, reading: Reading, normal: Normal, w: torch.Tensor, scale: torch.Tensor) -> None:
+        """Which units of an open group go, by the student's own Gram."""
+        for name in reading.units.keys() & self.plan.open.keys():
+            rows = torch.from_numpy(reading.units[name]).to(w.device)
+            one = reader(normal, w, rows, ORDER_RIDGE, scale)
+            self.plan.ranked[name] = order([one], len(rows), self.plan.open.pop(name))
+            self.plan.gone[name] = tuple(sorted(unit for unit, _ in self.plan.ranked[name]))
+
+    def _kept(self, reading: Reading, features: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+        stays = np.ones(features, bool)
+        for name, rows in reading.units.items():
+            stays[rows[list(self.plan.gone.get(name, ()))].ravel()] = False
+        return np.flatnonzero(stays)
