@@ -12,40 +12,29 @@ from schemas.device import Processor
 from schemas.errors import EspalierError
 from schemas.report import Report
 from schemas.request import parse_options
-from tests.engine.dissect import dissect, run
+from tests.engine import nets_layers, nets_layout, nets_recurrent
+from tests.engine.dissect import dissect
 from tests.engine.nets import ROW, ZOO, Node, cnn, conv, feeds_for, gemm, layer, mlp, model, residual, save
 from tests.engine.toolchains import needs_toolchain
 from worker.engine import arena, cost, devices
 from worker.engine.arena import Plan
 from worker.engine.data import Samples
 from worker.engine.embedded import toolchain
-from worker.engine.embedded.check import SAMPLES, check, compiled, keep_samples
-from worker.engine.embedded.firmware import Run
-from worker.engine.embedded.program import Program, planned
-from worker.engine.graph import Array
+from worker.engine.embedded.check import SAMPLES, Firmware, check, compiled, keep_samples
+from worker.engine.embedded.firmware import run
+from worker.engine.embedded.program import planned
 from worker.engine.run import InputFile, Inputs, Limits, prune
-from worker.engine.verify import relative_difference
 
 HALF = {"criterion": {"name": "magnitude"}, "amount": {"remove_units": 0.5}}
 
 
-def firmware(
-    proto: ModelProto, folder: Path, processor: Processor = "cortex-m4"
-) -> tuple[Program, Run, list[dict[str, Array]]]:
+def firmware(proto: ModelProto, folder: Path, processor: Processor = "cortex-m4") -> Firmware:
     """Two samples through the emulator."""
     both = feeds_for(proto, 2)
     feeds = [{name: array[at : at + 1] for name, array in both.items()} for at in range(2)]
-    program, image, ran = compiled(proto, feeds, processor, toolchain.find(), folder)
-    assert program.arena_bytes == image.arena_bytes
-    return program, ran, feeds
-
-
-def off(proto: ModelProto, ran: Run, feeds: list[dict[str, Array]]) -> float:
-    return max(
-        relative_difference(ours, theirs)
-        for outputs, feed in zip(ran.outputs, feeds, strict=True)
-        for ours, theirs in zip(outputs, run(proto, feed), strict=True)
-    )
+    made = compiled(proto, feeds, processor, toolchain.find(), folder)
+    assert made.program.arena_bytes == made.image.arena_bytes
+    return made
 
 
 def two_outputs() -> ModelProto:
@@ -70,39 +59,39 @@ def two_outputs() -> ModelProto:
         (ZOO["dense_block"], "cortex-m4"),
         (ZOO["reshaped_at_run_time"], "cortex-m7"),
         (two_outputs, "cortex-m4"),
+        (nets_recurrent.lstm, "cortex-m4"),
+        (nets_layout.attention_computed_target, "cortex-m4"),
     ],
-    ids=["residual", "squeeze_excite", "dense_block", "reshaped_at_run_time", "two_outputs"],
+    ids=["residual", "squeeze_excite", "dense_block", "reshaped_at_run_time", "two_outputs", "lstm", "attention"],
 )
 def test_firmware_computes_what_onnxruntime_does_in_the_estimated_memory(
     build: type[ModelProto], processor: Processor, tmp_path: Path
 ) -> None:
     proto = build()
-    program, ran, feeds = firmware(proto, tmp_path, processor)
-    assert off(proto, ran, feeds) <= 1e-5
-    dissected = dissect(proto, tmp_path, samples=1)
+    made = firmware(proto, tmp_path, processor)
+    assert made.difference <= 1e-5
+    given = {name: array[:1] for name, array in feeds_for(proto, 2).items()}
+    dissected = dissect(proto, tmp_path, given=given)
     seen = dissected.analysis.ties.seen
     estimate = arena.peak_ram_bytes(dissected.graph, seen, cost.shapes_after(seen, {}))
     # Arithmetic on shapes is folded by the generator; the estimate counts its few numbers.
-    assert 0 <= estimate - program.arena_bytes <= 32
-    assert 0 < ran.stack_bytes < 1024
-    assert ran.instructions > sum(cost.macs_by_op(dissected.graph, lambda name: seen.shapes[name]).values())
+    assert 0 <= estimate - made.program.arena_bytes <= 32
+    assert 0 < made.run.stack_bytes < 1024
+    assert made.run.instructions > sum(cost.macs_by_op(dissected.graph, lambda name: seen.shapes[name]).values())
 
 
 @needs_toolchain
 def test_a_plan_that_overlaps_is_seen_in_the_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arena, "plan", lambda wanted: Plan((0,) * len(wanted), max(one.bytes for one in wanted)))
-    proto = residual()
-    _, ran, feeds = firmware(proto, tmp_path)
-    assert off(proto, ran, feeds) > 1e-2
+    assert firmware(residual(), tmp_path).difference > 1e-2
 
 
 @needs_toolchain
 def test_the_same_firmware_takes_the_same_instructions(tmp_path: Path) -> None:
-    counts = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        counts.append(firmware(mlp(), tmp_path / name)[1].instructions)
-    assert counts[0] == counts[1]
+    made = firmware(mlp(), tmp_path)
+    feeds = [{made.program.inputs[0].value.name: array[None]} for array in feeds_for(mlp(), 2)["x"]]
+    again = run(made.image, made.program, feeds, "cortex-m4", toolchain.find())
+    assert made.run.instructions == again.instructions
 
 
 @needs_toolchain
@@ -115,14 +104,13 @@ def test_what_the_board_has_no_room_for_is_refused(tmp_path: Path) -> None:
 
 
 @needs_toolchain
-def test_an_operator_without_a_c_form_is_named(tmp_path: Path) -> None:
-    net = mlp()
-    net.graph.node[1].op_type, net.graph.node[1].domain = "Mystery", "own"
-    net.opset_import.add(domain="own", version=1)
+@pytest.mark.parametrize(
+    ("build", "operator"), [(nets_recurrent.rnn, "RNN"), (nets_layers.einsum, "Einsum")], ids=["rnn", "einsum"]
+)
+def test_an_operator_without_a_c_form_is_named(build: type[ModelProto], operator: str, tmp_path: Path) -> None:
     with pytest.raises(EspalierError) as caught:
-        compiled(net, [feeds_for(net, 1)], "cortex-m4", toolchain.find(), tmp_path)
-    assert "device_operator_unsupported" == caught.value.code
-    assert "Mystery" in caught.value.failure.where
+        firmware(build(), tmp_path)
+    assert ("device_operator_unsupported", operator) == (caught.value.code, caught.value.failure.where)
 
 
 # ---- the stage of a job
@@ -174,6 +162,19 @@ def test_without_a_toolchain_the_report_says_how_to_install_it(tmp_path: Path, m
     assert before.provenance == after.provenance
     assert onnx.load(tmp_path / "artifact.onnx").graph.node
     assert not (tmp_path / "model.c").exists()
+
+
+def test_a_defect_of_the_check_leaves_the_job_its_results(tmp_path: Path) -> None:
+    job(tmp_path, {})
+    report = left(tmp_path)
+    asked = report.model_copy(update={"options": report.options.model_copy(update={"verify_on": "cortex-m4"})})
+    (tmp_path / "report.json").write_text(asked.model_dump_json(by_alias=True))
+    (tmp_path / SAMPLES).write_bytes(b"no samples")
+    check(tmp_path, lambda _: None)
+    found = left(tmp_path).devices.compiled
+    assert found is not None
+    assert found.refused is not None
+    assert found.refused.code in ("device_check_failed", "toolchain_missing")
 
 
 def test_a_job_that_does_not_ask_is_not_compiled(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Refused: nothing; whatever goes wrong here is said in the report, and the job's 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,6 +26,7 @@ from worker.engine.embedded.generate import generate
 from worker.engine.embedded.program import Program
 from worker.engine.further import add_file
 from worker.engine.graph import Array
+from worker.engine.memory import shortened
 from worker.engine.render import write_reports
 from worker.engine.stages import Emit
 from worker.engine.verify import DEFAULT_TOLERANCE, relative_difference
@@ -33,7 +35,6 @@ SAMPLES = "check.npz"
 SOURCE = "model.c"
 MOST_SAMPLES = 4
 MOST_MACS = 50_000_000  # of all samples together: the emulator takes some ten instructions for each
-LEAST_BYTES = 1  # of a file that is a result
 
 Feed = Mapping[str, Array]
 
@@ -56,6 +57,9 @@ def check(folder: Path, emit: Emit) -> None:
         figures, program = _figures(folder, report, processor)
     except EspalierError as error:
         compiled = Compiled(processor=processor, figures=None, refused=error.failure)
+    except Exception as error:  # the edge of the stage: a job never loses its other results to it
+        failure = EspalierError("device_check_failed", f"{type(error).__name__}: {shortened(error)}").failure
+        compiled = Compiled(processor=processor, figures=None, refused=failure)
     else:
         compiled = Compiled(processor=processor, figures=figures, refused=None)
         add_file(folder, SOURCE).write_text(program.source, encoding="utf-8")
@@ -65,41 +69,61 @@ def check(folder: Path, emit: Emit) -> None:
 
 def _figures(folder: Path, report: Report, processor: Processor) -> tuple[CompiledFigures, Program]:
     tools = toolchain.find()
-    artifact = folder / ARTIFACT
-    proto = onnx.load(artifact)
     feeds = _feeds(folder / SAMPLES)
     with TemporaryDirectory(prefix="firmware-", dir=folder) as name:
-        program, image, ran = compiled(proto, feeds, processor, tools, Path(name))
-    worst = _worst(artifact, feeds, ran)
+        made = compiled(onnx.load(folder / ARTIFACT), feeds, processor, tools, Path(name))
     figures = CompiledFigures(
-        compiler=f"arm-none-eabi-gcc {image.compiler}",
-        weights_bytes=image.weights_bytes,
-        program_bytes=image.program_bytes,
-        arena_bytes=image.arena_bytes,
-        stack_bytes=ran.stack_bytes,
+        compiler=f"arm-none-eabi-gcc {made.image.compiler}",
+        weights_bytes=made.image.weights_bytes,
+        program_bytes=made.image.program_bytes,
+        arena_bytes=made.image.arena_bytes,
+        stack_bytes=made.run.stack_bytes,
         estimated_flash_bytes=report.after.flash_bytes,
         estimated_ram_bytes=report.after.peak_ram_bytes,
-        instructions=ran.instructions,
+        instructions=made.run.instructions,
         samples=len(feeds),
-        max_relative_difference=worst,
-        agrees=worst <= DEFAULT_TOLERANCE,
+        max_relative_difference=made.difference,
+        agrees=made.difference <= DEFAULT_TOLERANCE,
     )
-    return figures, program
+    return figures, made.program
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """One model through the toolchain. `difference`: the largest relative one from onnxruntime."""
+
+    program: Program
+    image: Image
+    run: Run
+    difference: float
 
 
 def compiled(
     proto: onnx.ModelProto, feeds: Sequence[Feed], processor: Processor, tools: toolchain.Toolchain, folder: Path
-) -> tuple[Program, Image, Run]:
-    """One model through the toolchain, on samples."""
+) -> Firmware:
+    """Generate, build, run on samples and compare."""
     held = {tensor.name for tensor in proto.graph.initializer}
     names = [one.name for one in proto.graph.input if one.name not in held]
-    program = generate(proto, {name: feeds[0][name].shape for name in names})
+    session = evaluate.session(proto.SerializeToString())
+    expected = [[np.asarray(one) for one in session.run(None, dict(feed))] for feed in feeds]
+    shapes = {name: feeds[0][name].shape for name in names}
+    shapes |= {one.name: array.shape for one, array in zip(proto.graph.output, expected[0], strict=True)}
+    program = generate(proto, feeds[0], shapes, folder)
     if len(program.inputs) != len(names):
         raise EspalierError("device_operator_unsupported", "the generated program takes other inputs than the model")
     # The generator makes names of C of the model's, and keeps their order.
     own = [{place.value.name: feed[name] for place, name in zip(program.inputs, names, strict=True)} for feed in feeds]
     image = build(program, len(feeds), processor, tools, folder)
-    return program, image, run(image, program, own, processor, tools)
+    ran = run(image, program, own, processor, tools)
+    return Firmware(program, image, ran, _worst(ran, expected))
+
+
+def _worst(ran: Run, expected: Sequence[Sequence[Array]]) -> float:
+    return max(
+        relative_difference(ours.reshape(theirs.shape), theirs)
+        for outputs, wanted in zip(ran.outputs, expected, strict=True)
+        for ours, theirs in zip(outputs, wanted, strict=True)
+    )
 
 
 def _feeds(path: Path) -> list[Feed]:
@@ -109,13 +133,3 @@ def _feeds(path: Path) -> list[Feed]:
             number, _, name = key.partition("/")
             found.setdefault(int(number), {})[name] = arrays[key]
     return [found[number] for number in sorted(found)]
-
-
-def _worst(artifact: Path, feeds: Sequence[Feed], ran: Run) -> float:
-    """The largest relative difference from onnxruntime. What the firmware keeps narrower is compared as it is."""
-    session = evaluate.session(artifact.read_bytes())
-    return max(
-        relative_difference(ours, np.asarray(theirs).reshape(ours.shape))
-        for feed, outputs in zip(feeds, ran.outputs, strict=True)
-        for ours, theirs in zip(outputs, session.run(None, dict(feed)), strict=True)
-    )
