@@ -5,6 +5,7 @@ In: nothing. Out: the names, `FileList` (what a job leaves in its work folder to
 taken, one that stands there twice, and more of them than anybody looks through.
 """
 
+import re
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,9 +14,20 @@ ARTIFACT = "artifact.onnx"
 REPORTS = ("report.json", "report.html", "report.md")
 FILE_LIST = "files.json"
 MOST_FILES = 256
+WEIGHTS = re.compile(r"weights-[0-9a-f]{16}\.bin")
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 
 FileName = Annotated[str, Field(pattern=FILE_NAME)]
+
+
+def weights_name(sha256: str) -> str:
+    """What a model's weights are called where they are in a file of their own, which the model names."""
+    return f"weights-{sha256[:16]}.bin"
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of a result is of that kind. It belongs beside the model, under this name."""
+    return WEIGHTS.fullmatch(name) is not None
 
 
 class _Document(BaseModel):

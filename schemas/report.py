@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.device import Devices
+from schemas.files import FileName
 from schemas.job import Verdict
 from schemas.request import PruneRequest
 
@@ -218,6 +219,7 @@ class Provenance(ReportPart):
     evaluation_sha256: str | None
     history_sha256: str | None = None
     artifact_sha256: str
+    artifact_external_sha256: dict[FileName, str] = Field(default_factory=dict)
     seed: int
     device: Literal["cpu", "cuda"]
     threads: int

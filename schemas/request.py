@@ -134,6 +134,10 @@ class PruneRequest(Strict):
         description="Prune through what takes statistics over units (LayerNorm, RMSNorm, means): they become those of "
         "the units that stay, which is not what masking the removed ones gives.",
     )
+    external_data: bool = Field(
+        default=False,
+        description="Write the weights into a file of their own, which the model names. Above 2 GiB it is always so.",
+    )
     preprocess: Preprocess = Field(default_factory=Preprocess)
     evaluation: Evaluation = Field(default_factory=Evaluation)
     constraints: Constraints = Field(default_factory=Constraints)

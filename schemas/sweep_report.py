@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from schemas.errors import Failure
+from schemas.files import FileName
 from schemas.job import Verdict
 from schemas.report import DataUse, ReportPart, Side, StageTiming
 from schemas.request import PruneRequest
@@ -64,6 +65,7 @@ class SweepPoint(ReportPart):
     file_bytes: Spread | None = None
     artifact: str | None = Field(default=None, description="The name of its model among the job's files.")
     artifact_sha256: str | None = None
+    artifact_external_sha256: dict[FileName, str] = Field(default_factory=dict)
     report: str | None = Field(default=None, description="The name of its own report among the job's files.")
 
 

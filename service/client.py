@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from schemas.device import DeviceProfile, TargetList
 from schemas.errors import EspalierError, Failure, nearest
-from schemas.files import ResultFile, ResultFiles
+from schemas.files import ResultFile, ResultFiles, is_weights
 from schemas.inspection import Inspection
 from schemas.job import Job, JobEvent, JobPage, Progress
 from schemas.kinds import JobRequest
@@ -168,10 +168,14 @@ class Client:
         return job
 
     def artifact(self, job_id: str, path: Path) -> None:
-        """Fetch the pruned model into `path`, which appears only once it is whole and has the announced hash."""
+        """Fetch the pruned model into `path`, which appears only once it is whole and has the announced hash. Weights
+        that are in a file of their own come first, beside it, under the name that the model knows them by."""
         result = self.get(job_id).result
         if result is None or result.artifact is None:
             raise EspalierError("job_has_no_result", f"job {job_id} has no artifact", where=job_id)
+        if any(is_weights(ref.name) for ref in result.files):
+            for name, sha in self.report(job_id).provenance.artifact_external_sha256.items():
+                self._fetch(f"/jobs/{job_id}/artifacts/{name}", f"sha256:{sha}", path.parent / name)
         self._fetch(f"/jobs/{job_id}/artifact", result.artifact.blob, path)
 
     def artifacts(self, job_id: str) -> tuple[ResultFile, ...]:

@@ -110,7 +110,8 @@ def prune(arguments: argparse.Namespace) -> int:
         print(json.dumps(_answer(task, report)))
     else:
         print(report_table(report))
-        written = [task.out, *task.reports, *([task.everything] if task.everything else [])]
+        weights = [task.out.parent / name for name in report.provenance.artifact_external_sha256]
+        written = [task.out, *weights, *task.reports, *([task.everything] if task.everything else [])]
         print(f"\n{', '.join(map(str, written))} written")
     return 0 if report.verdict.met else 1
 
@@ -139,6 +140,8 @@ def _local(task: Task, arguments: argparse.Namespace, progress: ProgressLine) ->
         report = Report.model_validate_json((folder / "report.json").read_bytes())
         for path in task.reports:
             copy(folder / f"report.{KINDS[path.suffix.lower()]}", path)
+        for name in report.provenance.artifact_external_sha256:
+            copy(folder / name, task.out.parent / name)
         copy(folder / ARTIFACT, task.out)
         if task.everything:
             copy_all(folder, task.everything)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from schemas.errors import EspalierError, Failure
+from schemas.files import is_weights
 from schemas.job import BlobRef, JobState, ResultManifest, SubmitManifest
 from schemas.request import PruneRequest
 from state.blobs import BlobStore, result_key
@@ -133,8 +134,9 @@ def _run(manifest: SubmitManifest, place: Workplace, lease: Lease, folder: Path,
     if isinstance(manifest.options, PruneRequest) and manifest.options.verify_on is not None:
         _compile(manifest.id, place, lease, folder, bounds, guard)
     gathered = harvest(work, manifest.kind, model_name=manifest.inputs.model.name, most_bytes=bounds.file_bytes)
+    weights = tuple(path for name, path in gathered.files.items() if is_weights(name))
     for model in (path for path in gathered.files.values() if path.suffix == ".onnx"):
-        check = Order(kind="verify", workdir=verify, bounds=bounds, artifact=model)
+        check = Order(kind="verify", workdir=verify, bounds=bounds, artifact=model, beside=weights)
         _demand(place.launcher.run(check, folder / "verify.json", guard, lambda _: None), manifest.id)
     return gathered
 

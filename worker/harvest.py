@@ -89,10 +89,13 @@ def _verdict(text: bytes, kind: JobKind, files: Sequence[BlobRef]) -> Verdict:
         return Verdict(met=True)
     if kind == "prune":
         report = _document(text, Report)
-        spoken_of, verdict = {ARTIFACT: report.provenance.artifact_sha256}, report.verdict
+        source, verdict = report.provenance, report.verdict
+        spoken_of = {ARTIFACT: source.artifact_sha256, **source.artifact_external_sha256}
     else:
         many = _document(text, SweepReport)
-        spoken_of = {point.artifact: point.artifact_sha256 or "" for point in many.points if point.artifact}
+        kept = [point for point in many.points if point.artifact]
+        spoken_of = {point.artifact or "": point.artifact_sha256 or "" for point in kept}
+        spoken_of |= {name: sha for point in kept for name, sha in point.artifact_external_sha256.items()}
         verdict = many.verdict
     there = {ref.name: ref.blob.removeprefix("sha256:") for ref in files}
     for name, sha in spoken_of.items():

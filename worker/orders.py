@@ -67,7 +67,8 @@ class Toolbox(_Document):
 
 
 class Order(_Document):
-    """`prune`, `inspect`: run a job. `compile`: check its artifact as firmware. `verify`: judge the artifact."""
+    """`prune`, `inspect`: run a job. `compile`: check its artifact as firmware. `verify`: judge the artifact. The
+    artifact may name the files `beside` it."""
 
     kind: JobKind | Literal["compile", "verify"]
     workdir: Path
@@ -76,6 +77,7 @@ class Order(_Document):
     sources: Sources | None = None
     artifact: Path | None = None
     tools: Toolbox = Toolbox()
+    beside: tuple[Path, ...] = ()
 
     def confined_to(self, level: Level) -> "Order":
         """The order as the process may carry it out, once it knows how far it is confined."""
@@ -87,7 +89,7 @@ class Order(_Document):
         """What the process of this order may do."""
         read = [source.path for source in self.sources.all()] if self.sources else []
         return Confinement(
-            read=(*read, *([self.artifact] if self.artifact else []), *self.tools.folders),
+            read=(*read, *([self.artifact] if self.artifact else []), *self.beside, *self.tools.folders),
             run=self.tools.programs,
             write=self.workdir,
             cpu_seconds=self.bounds.cpu_seconds,

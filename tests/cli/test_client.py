@@ -1,6 +1,7 @@
 """The Python client against a real API; a transport of its own only for answers that no healthy service gives."""
 
 import hashlib
+import json
 import resource
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from schemas.errors import EspalierError
+from schemas.files import weights_name
 from schemas.job import JobState, Progress
 from schemas.request import PruneRequest, parse_options
 from service.client import Client
@@ -150,6 +152,21 @@ def test_the_files_arrive_as_they_were_made(
     assert finished.artifact == (tmp_path / "small.onnx").read_bytes()
     assert finished.reports == {kind: client.report_document(job.id, kind) for kind in ("json", "html", "md")}
     assert len(finished.artifact) == client.report(job.id).after.file_bytes
+
+
+def test_weights_in_a_file_of_their_own_arrive_beside_the_model(
+    api: Api, client: Client, model: Path, data: Path, finished: Finished, tmp_path: Path
+) -> None:
+    job = client.submit(model, PruneRequest(), calibration=data)
+    sha = hashlib.sha256(b"weights").hexdigest()
+    name = weights_name(sha)
+    report = json.loads(finished.reports["json"])
+    report["provenance"]["artifact_external_sha256"] = {name: sha}
+    reports = {**finished.reports, "json": json.dumps(report).encode()}
+    deliver(api, job.id, replace(finished, reports=reports, further={name: b"weights", "curve.csv": b"1,2"}))
+    client.artifact(job.id, tmp_path / "out" / "small.onnx")
+    assert {"small.onnx", name} == {path.name for path in (tmp_path / "out").iterdir()}
+    assert b"weights" == (tmp_path / "out" / name).read_bytes()
 
 
 def test_further_files_arrive_by_their_names(

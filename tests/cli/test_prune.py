@@ -158,6 +158,16 @@ def test_external_data_reaches_the_engine(example: Example, tmp_path: Path, loca
     assert 3 == local(model=apart / "m.onnx")
 
 
+def test_weights_of_their_own_lie_beside_the_model(
+    local: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert 0 == local("--set", "external_data=true", "--set", "amount.remove_units=0.1")
+    (weights,) = tmp_path.glob("weights-*.bin")
+    assert str(weights) in capsys.readouterr().out
+    assert weights.stat().st_size > (tmp_path / "p.onnx").stat().st_size
+    onnx.checker.check_model(tmp_path / "p.onnx", full_check=True)
+
+
 def test_without_out_the_result_is_named_after_the_model(
     example: Example, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

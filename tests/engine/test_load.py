@@ -1,5 +1,6 @@
 """What is taken and what is refused, each refusal with its own code and a sentence that helps."""
 
+import gzip
 import zipfile
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from onnx import TensorProto, helper, numpy_helper
 from schemas.errors import EspalierError
 from tests.engine.dissect import dissect, run
 from tests.engine.nets import classifier, cnn, feeds_for, mlp, save, shared_bias
-from worker.engine import surgery
+from worker.engine import load as loading
+from worker.engine import outline, surgery
 from worker.engine.graph import freeze
-from worker.engine.load import load
+from worker.engine.load import gzip_bytes, load
 
 
 def refusal(content: bytes, folder: Path) -> EspalierError:
@@ -171,17 +173,23 @@ def test_names_opset_dynamic_axes_and_metadata_survive_a_cut(tmp_path: Path) -> 
     assert numpy_helper.to_array(cut.graph.initializer[0]).dtype == np.float32
 
 
-def test_a_model_that_no_single_file_can_hold_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    path, data = externalised(tmp_path)
-    weights = tmp_path / "weights.bin"
-    weights.write_bytes(data)
-    with weights.open("r+b") as file:
-        file.truncate(3 << 30)  # without a byte on disk
-    with pytest.raises(EspalierError) as caught:
-        load(path, {"weights.bin": weights}, "upload.onnx")
-    assert "model_too_large" == caught.value.code
-    with path.open("r+b") as file:
-        file.truncate(3 << 30)
+def test_a_message_that_protobuf_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(mlp(), tmp_path)
+    monkeypatch.setattr(outline, "MOST_BYTES", path.stat().st_size)
+    assert load(path, {}, "upload.onnx").proto == mlp()
+    monkeypatch.setattr(outline, "MOST_BYTES", path.stat().st_size - 1)
     with pytest.raises(EspalierError) as caught:
         load(path, {}, "upload.onnx")
     assert "model_too_large" == caught.value.code
+
+
+def test_a_large_file_is_packed_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    rng = np.random.default_rng(0)
+    path.write_bytes(b"".join(rng.integers(0, 1 << number % 4, 1000, np.uint8).tobytes() for number in range(90)))
+    whole = gzip_bytes(path)
+    assert len(gzip.compress(path.read_bytes(), compresslevel=6)) == pytest.approx(whole, rel=1e-3)
+    monkeypatch.setattr(loading, "GZIP_BLOCK", 1000)
+    monkeypatch.setattr(loading, "GZIP_BLOCKS", 17)
+    assert whole == pytest.approx(gzip_bytes(path), rel=0.2)
+    assert whole != gzip_bytes(path)

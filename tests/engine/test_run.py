@@ -284,6 +284,7 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 # Options whose effect has a test of its own.
 ELSEWHERE = {
     "lossy": "tests/engine/test_lossy.py",
+    "external_data": "tests/engine/test_shelf.py",
     "preprocess.layout": "tests/engine/test_data_read.py and below",
     "evaluation.output": "below",
     "evaluation.class_axis": "tests/engine/test_evaluate_task.py",

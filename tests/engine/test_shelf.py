@@ -1,6 +1,7 @@
 """Large tensors lie in files and are mapped. The constants that say what is large are made small here, so that small
 models go the same way."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from google.protobuf.message import DecodeError
 from onnx import TensorProto, helper, numpy_helper
 
 from schemas.errors import EspalierError
-from tests.engine.nets import ZOO, cnn, feeds_for, mlp, save
+from schemas.files import FileList, is_weights
+from tests.engine.nets import ROW, ZOO, Node, cnn, feeds_for, gemm, layer, mlp, model, save
 from tests.engine.test_run import HALF, job
 from worker.engine import shelf as shelves
+from worker.engine import verify, written
 from worker.engine.evaluate import session
 from worker.engine.external import tensors
 from worker.engine.graph import Array, freeze
 from worker.engine.load import load
-from worker.engine.outline import read_model, whole
+from worker.engine.outline import read_model
 from worker.engine.shelf import Shelf, place_of
+from worker.engine.written import whole
 
 
 @pytest.fixture
@@ -52,6 +56,22 @@ def test_arrays_keep_their_numbers_through_release_and_the_end(tmp_path: Path, s
     np.testing.assert_array_equal(given[2], kept[2])
 
 
+def test_a_section_takes_its_files_along(tmp_path: Path, shelf: Shelf) -> None:
+    before = shelf.keep(np.arange(8.0))
+    there = names(tmp_path / "shelf")
+    with shelf.section():
+        inside = shelf.tensor("inside", np.arange(9.0))
+        assert isinstance(inside, ir.ExternalTensor)
+        assert there < names(tmp_path / "shelf")
+        assert shelf.holds(str(inside.location))
+    assert there == names(tmp_path / "shelf")
+    assert not shelf.holds(str(inside.location))
+    shelf.release()
+    np.testing.assert_array_equal(np.arange(8.0), before)
+    after = shelf.keep(np.arange(10.0))
+    np.testing.assert_array_equal(np.arange(10.0), after)
+
+
 def test_what_is_small_or_known_takes_no_place(tmp_path: Path, shelf: Shelf) -> None:
     few = np.zeros(3, np.float32)
     assert shelf.keep(few) is few
@@ -72,7 +92,7 @@ def test_what_is_small_or_known_takes_no_place(tmp_path: Path, shelf: Shelf) -> 
 @pytest.mark.parametrize("name", ZOO)
 def test_an_outline_becomes_the_same_file_again(name: str, tmp_path: Path, shelf: Shelf) -> None:
     proto = ZOO[name]()
-    outline = read_model(save(proto, tmp_path), shelf)
+    outline = read_model(save(proto, tmp_path), shelf, "")
     assert any(map(place_of, outline.graph.initializer))
     assert len(outline.SerializeToString()) != len(proto.SerializeToString())
     for one, other in zip(tensors(proto), tensors(outline), strict=True):
@@ -88,7 +108,7 @@ def test_a_cut_off_file_does_not_parse(tmp_path: Path, shelf: Shelf) -> None:
         with pytest.raises(DecodeError):
             onnx.ModelProto().ParseFromString(text[:end])
         with pytest.raises(DecodeError):
-            read_model(tmp_path / "cut.onnx", shelf)
+            read_model(tmp_path / "cut.onnx", shelf, "")
 
 
 @pytest.mark.parametrize(
@@ -131,6 +151,52 @@ def test_a_constant_node_and_a_weight_behind_a_transpose_come_from_the_shelf(tmp
     np.testing.assert_array_equal(
         session(proto.SerializeToString()).run(None, feeds)[0], session(path).run(None, feeds)[0]
     )
+
+
+def numbers(path: Path, feeds: dict[str, np.ndarray]) -> Array:
+    return np.asarray(session(path).run(None, feeds)[0])
+
+
+@pytest.mark.parametrize("large", [16, 1 << 20])
+def test_weights_go_into_a_file_of_their_own(large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "LARGE", large)
+    job(tmp_path / "one", HALF, wide())
+    report = job(tmp_path / "two", {**HALF, "external_data": True}, wide())
+    ((name, sha),) = report.provenance.artifact_external_sha256.items()
+    assert is_weights(name)
+    assert [name] == list(FileList.model_validate_json((tmp_path / "two" / "files.json").read_bytes()).files)
+    weights, artifact = (tmp_path / "two" / name).read_bytes(), tmp_path / "two" / "artifact.onnx"
+    assert hashlib.sha256(weights).hexdigest() == sha
+    assert len(weights) + artifact.stat().st_size == report.after.file_bytes
+    assert artifact.stat().st_size < 4096 < len(weights)
+    verify.verify_artifact(artifact)
+    feeds = feeds_for(wide(), 5)
+    np.testing.assert_array_equal(numbers(tmp_path / "one" / "artifact.onnx", feeds), numbers(artifact, feeds))
+    assert not (tmp_path / "one" / "files.json").exists()
+    (tmp_path / "two" / name).unlink()
+    with pytest.raises(EspalierError) as caught:
+        verify.verify_artifact(artifact)
+    assert "artifact_rejected" == caught.value.code
+
+
+def test_a_file_that_protobuf_cannot_hold_becomes_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(written, "MOST_BYTES", 4096)
+    report = job(tmp_path, HALF, wide())
+    assert 1 == len(report.provenance.artifact_external_sha256)
+    assert report.after.file_bytes > 4096
+
+
+def test_where_no_weight_is_worth_it_there_is_one_file(tmp_path: Path) -> None:
+    report = job(tmp_path, {**HALF, "external_data": True}, mlp())
+    assert {} == report.provenance.artifact_external_sha256
+    assert "files.json" not in names(tmp_path)
+    assert not any(map(is_weights, names(tmp_path)))
+
+
+def wide() -> onnx.ModelProto:
+    """A network with weights of more than a page."""
+    nodes = [gemm("fc1", "x", "h"), Node("Relu", ["h"], "a"), gemm("fc2", "a", "y")]
+    return model(nodes, {**layer("fc1", 300, 12), **layer("fc2", 4, 300)}, ROW, ["y"])
 
 
 def external(folder: Path, *places: tuple[str, int, int]) -> Path:

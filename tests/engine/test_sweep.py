@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from schemas.errors import EspalierError
-from schemas.files import FileList
+from schemas.files import FileList, is_weights
 from schemas.job import Progress
 from schemas.kinds import REQUESTS
 from schemas.parse import parse
@@ -19,9 +19,11 @@ from schemas.sweep import CompareRequest, SweepRequest
 from schemas.sweep_report import SweepPoint, SweepReport
 from tests.engine.nets import save
 from tests.engine.test_run import as_input, data, job, network
-from worker.engine import run
+from tests.engine.test_shelf import wide
+from worker.engine import run, shelf
 from worker.engine import sweep as engine
 from worker.engine.sweep import Inputs, Limits, sweep
+from worker.engine.verify import verify_artifact
 
 MAGNITUDE = {"criterion": {"name": "magnitude"}}
 
@@ -104,6 +106,24 @@ def test_kept_points_are_files_of_the_result(tmp_path: Path, keep: str, models: 
     assert set(files) == left
     for point in kept:
         onnx.checker.check_model(onnx.load(tmp_path / str(point.artifact)), full_check=True)
+
+
+@pytest.mark.parametrize(("keep", "files"), [("all", 2), ("best", 1), ("none", 0)])
+def test_weights_of_their_own_stay_with_the_points_that_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep: str, files: int
+) -> None:
+    monkeypatch.setattr(shelf, "LARGE", 64)
+    base = {**MAGNITUDE, "external_data": True}
+    over = [{"amount": {"remove_units": share}} for share in (0.05, 0.1)]
+    over.append({**over[1], "constraints": {"max_macs": 10**9}})  # the same model in the end
+    found = many(tmp_path, {"base": base, "points": over, "keep": keep, "repeat": 2}, proto=wide())
+    named = {name: sha for point in found.points for name, sha in point.artifact_external_sha256.items()}
+    assert files == len(named)  # equal points have equal weights
+    assert set(named) == {path.name for path in tmp_path.iterdir() if is_weights(path.name)}
+    assert set(named) == set(filter(is_weights, listed(tmp_path)))
+    for point in found.points:
+        if point.artifact is not None:
+            verify_artifact(tmp_path / point.artifact)
 
 
 def test_seeds_give_means_and_deviations(tmp_path: Path) -> None:

@@ -131,6 +131,11 @@ def spoil(order: Order, emit: Emit, how: str) -> None:
         "no artifact": lambda: Path("artifact.onnx").unlink(),
         "empty artifact": lambda: Path("artifact.onnx").write_bytes(b""),
         "other artifact": lambda: Path("artifact.onnx").write_bytes(b"another"),
+        "no weights": lambda: Path("report.json").write_text(
+            report(
+                hashlib.sha256(f"pruned {how}".encode()).hexdigest(), {"weights-0123456789abcdef.bin": "0" * 64}
+            ).model_dump_json(by_alias=True)
+        ),
         "bad report": lambda: Path("report.json").write_text("{}"),
         "no page": lambda: Path("report.html").unlink(),
         "a folder": lambda: (Path("report.md").unlink(), Path("report.md").mkdir()),
@@ -186,7 +191,7 @@ DOINGS = {
 }
 
 
-def report(artifact_sha256: str) -> Report:
+def report(artifact_sha256: str, weights: dict[str, str] | None = None) -> Report:
     """The smallest report that fits the schema."""
     side = Side(
         parameters=1,
@@ -228,6 +233,7 @@ def report(artifact_sha256: str) -> Report:
             calibration_sha256=None,
             evaluation_sha256=None,
             artifact_sha256=artifact_sha256,
+            artifact_external_sha256=weights or {},
             seed=0,
             device="cpu",
             threads=1,

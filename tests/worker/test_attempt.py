@@ -223,6 +223,7 @@ def test_further_files_have_a_limit_together(place: Workplace, monkeypatch: pyte
         ("no artifact", "No such file"),
         ("empty artifact", "has 0 bytes"),
         ("other artifact", "another file"),
+        ("no weights", "another file"),
         ("bad report", "Field required"),
         ("no page", "No such file"),
         ("a folder", "not a plain file"),

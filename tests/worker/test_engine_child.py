@@ -13,6 +13,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from schemas.files import is_weights
 from schemas.inspection import Inspection
 from schemas.job import BlobRef, JobInputs, JobState, ResultManifest, SubmitManifest
 from schemas.kinds import REQUESTS
@@ -116,6 +117,23 @@ def test_a_network_is_pruned_in_confined_children(place: Workplace, tmp_path: Pa
     assert (1, 3) == y.shape
     heard = place.store.events_after(job.id, "0", block_ms=0)
     assert {"load", "select", "prove", "judge", "report"} <= {one.progress.stage for one in heard if one.progress}
+
+
+def test_weights_in_a_file_of_their_own_are_verified_and_kept(place: Workplace, tmp_path: Path) -> None:
+    options = {**HALF, "external_data": True}
+    job = submit(place, {"model": network(600), "calibration": samples(200)}, options)
+    claim = place.store.claim(job.id, "w", lease_seconds=5)
+    assert claim is not None
+    attempt(claim, place)
+    done = place.store.get(job.id, "ann")
+    assert JobState.SUCCEEDED == done.state, done.failure
+    assert done.result is not None
+    (weights,) = done.result.files
+    assert is_weights(weights.name)
+    for name, ref in done.result.named().items():
+        (tmp_path / name).write_bytes(b"".join(place.blobs.read(ref.blob)))
+    (y,) = onnxruntime.InferenceSession(tmp_path / "artifact.onnx").run(None, {"x": np.zeros((1, 4), np.float32)})
+    assert (1, 3) == y.shape
 
 
 def trained(units: int) -> bytes:

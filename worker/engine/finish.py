@@ -5,19 +5,20 @@ after each step. Refused: steps without samples to work with (`data_empty`), and
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from schemas.errors import EspalierError
+from schemas.files import is_weights
 from schemas.finishing import Distill, Quantize
-from worker.engine import surgery
+from worker.engine import surgery, written
 from worker.engine.data import Samples, Split
 from worker.engine.distill import Distilled, distill
 from worker.engine.graph import freeze
-from worker.engine.outline import whole
 from worker.engine.quantize import quantize
 from worker.engine.stages import Made, Stages, Subject, Work
 
@@ -32,7 +33,8 @@ def finish(
     request = subject.request
     if request.distill is None and request.quantize is None:
         return work
-    work = replace(work, made=(Made("pruned", work.artifact, 0.0, "units removed, their weights handed over"),))
+    cut = Made("pruned", work.artifact, work.weights, 0.0, "units removed, their weights handed over")
+    work = replace(work, made=(cut,))
     with stage("finish", "finishing the pruned model"):
         if request.distill is not None:
             work = _distilled(subject, work, request.distill, _fit(data), data.held_back, stage, clock)
@@ -63,9 +65,9 @@ def _distilled(
         seed=subject.request.seed, device=subject.device, keep_zeros=sparse, tell=stage.within, clock=clock,
     )  # fmt: skip
     model = surgery.with_constants(work.model, found.changed, subject.loaded.shelf)
-    path = write_model(model, subject, DISTILLED)
-    made = Made("distilled", path, clock() - start, _said(found, held is not None))
-    return replace(work, model=model, artifact=path, made=(*work.made, made))
+    path, weights = write_model(model, subject, DISTILLED)
+    made = Made("distilled", path, weights, clock() - start, _said(found, held is not None))
+    return replace(work, model=model, artifact=path, weights=weights, made=(*work.made, made))
 
 
 def _said(found: Distilled, held: bool) -> str:
@@ -80,19 +82,22 @@ def _quantized(subject: Subject, work: Work, options: Quantize, fit: Samples, cl
     path = subject.folder / QUANTIZED
     quantize(work.artifact, path, fit, subject.graph.fixed_batch(), options)
     scales = "one scale for each " + ("output channel" if options.weights == "per_channel" else "weight tensor")
-    made = Made("quantized", path, clock() - start, f"eight bits, {scales}")
-    return replace(work, artifact=path, made=(*work.made, made), quantized=True)
+    weights = None
+    if subject.request.external_data:
+        weights = written.write_model(onnx.load(path), subject.loaded.shelf, path, apart=True)
+    made = Made("quantized", path, weights, clock() - start, f"eight bits, {scales}")
+    return replace(work, artifact=path, weights=weights, made=(*work.made, made), quantized=True)
 
 
-def write_model(model: ir.Model, subject: Subject, name: str) -> Path:
-    """The model as one file in the work folder, written piece by piece."""
+def write_model(model: ir.Model, subject: Subject, name: str) -> tuple[Path, Path | None]:
+    """The model's file in the work folder, and that of its weights where there is one."""
     path = subject.folder / name
-    with path.open("wb") as file:
-        file.writelines(whole(surgery.to_proto(model), subject.loaded.shelf))
-    return path
+    apart = subject.request.external_data
+    return path, written.write_model(surgery.to_proto(model), subject.loaded.shelf, path, apart=apart)
 
 
-def tidy(folder: Path) -> None:
-    """Remove what the steps left, but for what has been given another name."""
-    for name in (PRUNED, DISTILLED, QUANTIZED):
-        (folder / name).unlink(missing_ok=True)
+def tidy(folder: Path, weights: Collection[str]) -> None:
+    """Remove what the steps left, but for what has been given another name, and these files of weights."""
+    for path in list(folder.iterdir()):
+        if path.name in (PRUNED, DISTILLED, QUANTIZED) or (is_weights(path.name) and path.name not in weights):
+            path.unlink()

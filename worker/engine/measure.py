@@ -106,8 +106,8 @@ def _judge(
         FinishingStep(
             step=made.step,
             seconds=made.seconds,
-            file_bytes=made.path.stat().st_size,
-            gzip_bytes=gzip_bytes(made.path),
+            file_bytes=sum(path.stat().st_size for path in made.files()),
+            gzip_bytes=sum(map(gzip_bytes, made.files())),
             latency_ms=latency,
             accuracy=score,
             detail=made.detail,
@@ -145,8 +145,13 @@ def _free_where_dynamic(seen: tuple[int, ...], declared: tuple[int | None, ...] 
 
 def write(report: Report, work: Work, workdir: Path) -> None:
     """The artifact and the reports under their names; where the artifact is in eight bits, the float model too."""
+    weights = [work.weights]
     if work.quantized:
         work.made[-2].path.rename(add_file(workdir, FLOAT))
+        weights.append(work.made[-2].weights)
     work.artifact.rename(workdir / ARTIFACT)
-    tidy(workdir)
+    kept = sorted({path.name for path in weights if path is not None})
+    tidy(workdir, kept)
+    for name in kept:
+        add_file(workdir, name)
     write_reports(report, workdir)

@@ -257,7 +257,7 @@ def _cut(
     model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after, shelf)
     surgery.share_again(model, subject.loaded.copies)
     surgery.stamp(model, request, subject.inputs.model.sha256)
-    return Work(changed, gone, done, passed, refits, model, write_model(model, subject, PRUNED))
+    return Work(changed, gone, done, passed, refits, model, *write_model(model, subject, PRUNED))
 
 
 def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Split, stage: Stages) -> Rebuilt:

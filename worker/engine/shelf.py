@@ -8,6 +8,7 @@ stays where it is. Refused: nothing. Every file is made here, and none is opened
 import mmap
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -88,6 +89,19 @@ class Shelf:
         self._known.clear()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    @contextmanager
+    def section(self) -> Iterator[None]:
+        """What comes to the shelf inside goes at the end; nobody may look at it afterwards."""
+        before = set(self._drawers)
+        for drawer in self._drawers.values():
+            drawer.end = drawer.size
+        try:
+            yield
+        finally:
+            self._known = {address: place for address, place in self._known.items() if place.location in before}
+            for location in set(self._drawers) - before:
+                self._drawers.pop(location).path.unlink()
 
     def holds(self, location: str) -> bool:
         """Whether a tensor's location is one of our own files."""

@@ -87,15 +87,25 @@ class Made:
 
     step: Literal["pruned", "distilled", "quantized"]
     path: Path
+    weights: Path | None
     seconds: float
     detail: str
+
+    def files(self) -> tuple[Path, ...]:
+        return both(self.path, self.weights)
+
+
+def both(model: Path, weights: Path | None) -> tuple[Path, ...]:
+    """A model's file, and that of its weights where there is one."""
+    return (model,) if weights is None else (model, weights)
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
     """What was done to it. `changed` are constants at full width; `passed` are the groups that the criterion has no say
-    on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file. `made` are the steps that
-    led there, where there are several; `quantized`: the file holds `model` in eight bits."""
+    on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file, and `weights` that of its
+    weights, if they have one. `made` are the steps that led there, where there are several; `quantized`: the file holds
+    `model` in eight bits."""
 
     changed: Mapping[str, Array]
     gone: Gone
@@ -104,8 +114,13 @@ class Work:
     refits: tuple[Refit, ...]
     model: ir.Model
     artifact: Path
+    weights: Path | None
     made: tuple[Made, ...] = ()
     quantized: bool = False
+
+    def files(self) -> tuple[Path, ...]:
+        """All that the result consists of."""
+        return both(self.artifact, self.weights)
 
 
 @dataclass(frozen=True)

@@ -123,11 +123,12 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
         request = bench.request.plan[number - 1].request.model_copy(update={"seed": seed})
         bench.now, stage.reached = number, BEGUN
         try:
-            subject = subject_of(request, bench.inputs, ready)
-            work = remove(subject, evidence, data, stage)
-            work, judged = measure(subject, work, data, probe, stage, bench.latency_before_ms)
-            bench.latency_before_ms = judged.latency_before_ms
-            outcome = assemble(subject, work, judged, data.use, (), bench.limits.threads)
+            with ready.loaded.shelf.section():
+                subject = subject_of(request, bench.inputs, ready)
+                work = remove(subject, evidence, data, stage)
+                work, judged = measure(subject, work, data, probe, stage, bench.latency_before_ms)
+                bench.latency_before_ms = judged.latency_before_ms
+                outcome = assemble(subject, work, judged, data.use, (), bench.limits.threads)
             if bench.request.keep != "none" and number not in bench.ran:
                 work.artifact.replace(_model_path(bench, number))
         except EspalierError as error:
@@ -135,11 +136,17 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
         else:
             bench.ran.setdefault(number, []).append(Ran(seed, outcome))
         bench.done += 1
-        tidy(bench.workdir)
+        firsts = [ran[0].outcome for ran in bench.ran.values() if bench.request.keep != "none"]
+        tidy(bench.workdir, _weights([one for one in firsts if isinstance(one, Report)]))
 
 
 def _model_path(bench: Bench, number: int) -> Path:
     return bench.workdir / f"point-{number:02}.onnx"
+
+
+def _weights(kept: Sequence[Report]) -> set[str]:
+    """The files of weights that these points' models name. Equal weights are one file."""
+    return {name for report in kept for name in report.provenance.artifact_external_sha256}
 
 
 def _report(bench: Bench) -> SweepReport:
@@ -150,13 +157,18 @@ def _report(bench: Bench) -> SweepReport:
     if not reports:
         raise EspalierError.of(_first_failure(bench))
     best, because = chosen(points)
+    kept_reports = []
     for place, point in enumerate(points):
         kept = request.keep == "all" or (request.keep == "best" and point.number == best)
         first = bench.ran[point.number][0].outcome
         if kept and isinstance(first, Report):
             points[place] = point.model_copy(update=_keep(bench, point.number, first))
+            kept_reports.append(first)
         else:
             _model_path(bench, point.number).unlink(missing_ok=True)
+    tidy(bench.workdir, _weights(kept_reports))
+    for name in sorted(_weights(kept_reports)):
+        add_file(bench.workdir, name)
     first_seed = [one for one in reports if one.provenance.seed == request.seed] or reports
     return SweepReport(
         kind=request.kind,
@@ -196,12 +208,18 @@ def _with_surface(bench: Bench, ask: SurfaceRequest, report: SweepReport) -> Swe
     return report.model_copy(update={"surface": made, "timings": _added_up(bench.timings)})
 
 
-def _keep(bench: Bench, number: int, report: Report) -> dict[str, str]:
+def _keep(bench: Bench, number: int, report: Report) -> dict[str, str | dict[str, str]]:
     """A point's model and report become files of the result."""
     model = add_file(bench.workdir, _model_path(bench, number).name)
     own = add_file(bench.workdir, f"point-{number:02}.json")
     own.write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
-    return {"artifact": model.name, "artifact_sha256": report.provenance.artifact_sha256, "report": own.name}
+    source = report.provenance
+    return {
+        "artifact": model.name,
+        "artifact_sha256": source.artifact_sha256,
+        "artifact_external_sha256": source.artifact_external_sha256,
+        "report": own.name,
+    }
 
 
 def _first_failure(bench: Bench) -> Failure:
