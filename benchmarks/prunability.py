@@ -15,7 +15,7 @@ import resource
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -30,13 +30,12 @@ from worker.engine import cost, surgery, verify
 from worker.engine.axes import Analysis, analyse
 from worker.engine.criteria import ranking
 from worker.engine.criteria.evidence import gather
-from worker.engine.data import split
+from worker.engine.data import Samples, split
 from worker.engine.evaluate import session
 from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph, freeze
 from worker.engine.load import Loaded, load
-from worker.engine.observe import see
-from worker.engine.probe import probe_samples
+from worker.engine.probe import look
 from worker.engine.select import units_lost
 
 LIMIT_S = 900
@@ -63,11 +62,10 @@ def measure(subject: Subject, lossy: bool = False) -> Row:
     started = time.perf_counter()
     loaded = load(subject.path, {}, subject.name)
     graph = freeze(loaded.model)
-    feeds = subject.feeds or probe_samples(graph, NO_DATA, 0).inputs
-    feeds = {port.name: feeds[port.name] for port in graph.inputs}
-    batch = graph.fixed_batch() or 1
-    one = {name: array[:batch] if subject.feeds is None or subject.module else array for name, array in feeds.items()}
-    analysis = analyse(graph, see(Executor(graph), one), lossy)
+    data = NO_DATA if subject.feeds is None else replace(NO_DATA, fit=Samples(subject.feeds))
+    probe = look(Executor(graph), data, 0)
+    feeds = {port.name: probe.samples.inputs[port.name] for port in graph.inputs}
+    analysis = analyse(graph, probe.seen, lossy)
     gone = halves(graph, analysis)
     pruned, kept = cut(loaded, graph, analysis, gone)
     seconds = time.perf_counter() - started
@@ -75,7 +73,7 @@ def measure(subject: Subject, lossy: bool = False) -> Row:
     names = surgery.comparable_outputs(graph)
     models = pruned, masked, loaded.model
     found = [outputs(surgery.to_proto(model, names).SerializeToString(), names, feeds) for model in models]
-    proof = verify.compare(list(names), *found, batch)
+    proof = verify.compare(list(names), *found, probe.samples.count)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     note = "" if proof.mask_has_effect or not gone else "the mask has no effect"
     return Row(

@@ -55,7 +55,7 @@ def subjects(folder: Path, patterns: list[str]) -> Iterator[Subject]:
             own.unlink()
     for path in sorted([*DATA.glob("*.onnx"), *DATA.glob("seeds/*.onnx")]):
         if wanted(path.stem):
-            yield Subject(path.stem, path, silero() if path.stem == "silero_vad" else None)
+            yield Subject(path.stem, path)
 
 
 def with_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
@@ -77,10 +77,3 @@ def with_weights(model: onnx.ModelProto, seed: int = 0) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(kept)
     return model
-
-
-def silero() -> Arrays:
-    """One frame of noise: its sizes are open in the file."""
-    rng = np.random.default_rng(0)
-    frame = rng.standard_normal((1, 576)).astype(np.float32)
-    return {"input": frame, "state": np.zeros((2, 1, 128), np.float32), "sr": np.array(16000)}

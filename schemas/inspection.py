@@ -90,5 +90,8 @@ class Inspection(ReportPart):
     untouched: tuple[Untouched, ...] = Field(description="Why the rest of the parameters is in no group.")
     fallback: tuple[FallbackOperator, ...]
     shapes_from: Literal["calibration", "noise"] = Field(description="What the model was run with to see its shapes.")
+    open_size: int | None = Field(
+        default=None, description="What open dimensions besides the batch were taken as, where it was run with noise."
+    )
     timings: tuple[StageTiming, ...]
     source: InspectionSource

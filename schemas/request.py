@@ -139,6 +139,11 @@ class PruneRequest(Strict):
         description="Write the weights into a file of their own, which the model names. Above 2 GiB it is always so.",
     )
     preprocess: Preprocess = Field(default_factory=Preprocess)
+    sample_axes: dict[str, Annotated[int, Field(ge=0)] | None] = Field(
+        default_factory=dict,
+        description="The axis that counts samples, by input or output; null for an input that is the same for all "
+        "samples. What is left out is found from the model.",
+    )
     evaluation: Evaluation = Field(default_factory=Evaluation)
     constraints: Constraints = Field(default_factory=Constraints)
     distill: Distill | None = Field(
@@ -268,10 +273,15 @@ class InspectRequest(Strict):
     scope: Scope = Field(default_factory=Scope)
     lossy: bool = Field(default=False, description="As in a pruning; without it, pins say whether it would open them.")
     preprocess: Preprocess = Field(default_factory=Preprocess)
+    sample_axes: dict[str, Annotated[int, Field(ge=0)] | None] = Field(
+        default_factory=dict,
+        description="The axis that counts samples, by input or output; null for an input that is the same for all "
+        "samples. What is left out is found from the model.",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job runs.")
 
     def needs_data(self) -> bool:
-        """Never by itself; a model with open dimensions does, and says so when it is read."""
+        """Never by itself; a model whose open dimensions fit no usual size does, and says so when it is looked at."""
         return False
 
     def why_data(self) -> str:

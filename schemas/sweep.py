@@ -21,7 +21,7 @@ from schemas.strict import Strict
 
 MOST_POINTS = 64
 MOST_REPEATS = 20
-SHARED = ("lossy", "preprocess", "evaluation", "device", "seed")
+SHARED = ("lossy", "preprocess", "sample_axes", "evaluation", "device", "seed")
 
 Options = dict[str, JsonValue]
 Keep = Literal["all", "best", "none"]
@@ -91,6 +91,10 @@ class _Many(Strict):
     @property
     def preprocess(self) -> Preprocess:
         return self.plan[0].request.preprocess
+
+    @property
+    def sample_axes(self) -> Mapping[str, int | None]:
+        return self.plan[0].request.sample_axes
 
     @property
     def lossy(self) -> bool:

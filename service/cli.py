@@ -138,7 +138,7 @@ def _add_prune(commands: Commands, environ: Mapping[str, str]) -> None:
 def _add_inspect(commands: Commands, environ: Mapping[str, str]) -> None:
     about = (
         "Say what of a model could go, and what stays and why. Nothing is removed. Needs data only where the model's "
-        "inputs have open dimensions besides the batch, and for TorchScript."
+        "inputs have open dimensions besides the batch that fit no usual size, and for TorchScript."
     )
     parser = _command(commands, "inspect", inspect, about)
     _add_model(parser)

@@ -80,7 +80,7 @@ COMPARE_BODY = _job_body(
 INSPECT_BODY = _job_body(
     InspectRequest,
     "InspectBody",
-    {"calibration": _file(".npz, .npy or .csv. Required where inputs have open dimensions besides the batch.")},
+    {"calibration": _file(".npz, .npy or .csv. Required where open dimensions of inputs fit no usual size.")},
 )
 
 BLOB_BODY: Json = {

@@ -31,7 +31,7 @@ async def inspect(
     owner: Owner,
     key: Annotated[str | None, Header(alias="Idempotency-Key", description="Repeats of it make no second job.")] = None,
 ) -> Response:
-    """Takes the model and, where its inputs have open dimensions besides the batch, calibration data.
+    """Takes the model and, where open dimensions of its inputs fit no usual size, calibration data.
 
     The job's report is the inspection: groups, units, layers, and every pin with its reason. There is no artifact.
     """

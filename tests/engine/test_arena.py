@@ -200,7 +200,7 @@ def strays(key: str, rule: Rule) -> bool:
 
 def bare(key: str) -> Op:
     nothing: dict[str, int] = {}
-    return Op(0, key, key, 17, ("x",), ("y",), nothing, (), None)  # type: ignore[arg-type]  # no rule reads the node
+    return Op(0, key, key, 17, ("x",), ("y",), nothing, (), (), None)  # type: ignore[arg-type]  # no rule reads the node
 
 
 @pytest.mark.parametrize("key", [key for key, rule in RULES.items() if rule.in_place])

@@ -176,7 +176,7 @@ def test_a_fixed_batch_is_no_limit_on_samples(tmp_path):
 @pytest.mark.parametrize("shape", [(), (2, None, 128)])
 def test_an_input_without_a_samples_axis(tmp_path, shape):
     state = InputSpec("state", np.dtype(np.float32), shape)
-    error = refusal(npz(tmp_path, x=np.ones((2, 1, 128))), state)
+    error = refusal(npz(tmp_path, x=np.ones((2, 1, 128))), state, IDS)
     assert error.code == "data_shape_mismatch"
     assert "no axis for samples" in error.failure.detail
 

@@ -89,13 +89,57 @@ def test_a_model_in_which_nothing_can_go_is_no_failure(tmp_path: Path) -> None:
     assert [("graph_output", 12)] == [(one.reason, one.parameters) for one in found.untouched]
 
 
-def test_open_dimensions_need_data_and_say_so(tmp_path: Path) -> None:
-    nodes = [Node("MatMul", ["x", "w"], "h"), Node("Relu", ["h"], "a"), Node("MatMul", ["a", "v"], "y")]
-    proto = model(nodes, {"w": (4, 6), "v": (6, 3)}, {"x": ["n", "steps", 4]}, ["y"])
+def over_steps(weights: tuple[int, ...]) -> onnx.ModelProto:
+    """Positions added to what comes in; how many steps there are is open."""
+    nodes = [
+        Node("Add", ["x", "positions"], "p"),
+        *(Node("MatMul", ["p", "w"], "h"), Node("Relu", ["h"], "a"), Node("MatMul", ["a", "v"], "y")),
+    ]
+    return model(nodes, {"w": (4, 6), "v": (6, 3), "positions": weights}, {"x": ["n", "steps", 4]}, ["y"])
+
+
+def test_open_dimensions_are_taken_as_the_first_size_that_runs(tmp_path: Path) -> None:
+    for steps, size in ((1, 64), (256, 256)):
+        found = look(tmp_path / str(steps), over_steps((steps, 4)))
+        assert (size, "noise") == (found.open_size, found.shapes_from)
+        assert {6} == {group.units for group in found.groups}
+
+
+def test_where_no_size_runs_data_are_needed_and_the_reason_is_said(tmp_path: Path) -> None:
+    nodes = [Node("MatMul", ["mix", "x"], "h")]
     with pytest.raises(EspalierError) as caught:
-        look(tmp_path, proto)
+        look(tmp_path, model(nodes, {"mix": (3, 17)}, {"x": ["n", "steps", 4]}, ["h"]))
     assert "calibration_required" == caught.value.code
-    assert "steps" in caught.value.failure.detail or "None" in caught.value.failure.detail
+    assert "dimensions of x are open" in caught.value.failure.detail
+    assert "[1, 17]" in caught.value.failure.detail
+
+
+def test_weights_inside_branches_are_counted_and_stay(tmp_path: Path) -> None:
+    def branch(name: str) -> onnx.GraphProto:
+        weight = onnx.numpy_helper.from_array(np.ones((4, 3), np.float32), f"{name}.w")
+        nodes = [
+            onnx.helper.make_node("Constant", [], [f"{name}.w"], value=weight),
+            onnx.helper.make_node("MatMul", ["x", f"{name}.w"], [name]),
+        ]
+        shape = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 3])
+        return onnx.helper.make_graph(nodes, name, [], [shape])
+
+    attrs = {"then_branch": branch("one"), "else_branch": branch("other")}
+    nodes = [
+        Node("ReduceMax", ["x"], "m", {"keepdims": 0}),
+        Node("Greater", ["m", "edge"], "c"),
+        Node("If", ["c"], "y", attrs),
+    ]
+    proto = model(nodes, {"edge": np.array(0.5, np.float32)}, {"x": ["n", 4]}, {"y": ["n", 3]})
+    found = look(tmp_path / "inspect", proto)
+    assert ("inside_branches", 24, 2) == next(
+        (one.reason, one.parameters, one.constants) for one in found.untouched if one.parameters > 1
+    )
+    assert found.coverage.parameters == sum(one.parameters for one in found.untouched)
+    with pytest.raises(EspalierError) as caught:
+        job(tmp_path / "prune", {"criterion": {"name": "magnitude"}, "amount": {"remove_units": 0.5}}, proto)
+    assert "nothing_to_prune" == caught.value.code
+    assert "24 weights inside its branches" in caught.value.failure.detail
 
 
 def test_preprocess_decides_the_shapes(tmp_path: Path) -> None:

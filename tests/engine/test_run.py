@@ -291,6 +291,7 @@ ELSEWHERE = {
     "evaluation.from": "tests/engine/test_evaluate_score.py",
     "evaluation.threshold": "tests/engine/test_evaluate_score.py",
     "verify_on": "tests/engine/test_firmware.py",
+    "sample_axes": "tests/engine/test_sample_axes.py",
     "device": "below: refused where there is no CUDA, and tests/service for the queue",
 }
 

@@ -20,7 +20,7 @@ def test_a_model_alone_becomes_an_inspection(api: Api) -> None:
     job_id = ask(api, json.dumps({"scope": {"exclude": ["head"]}}))
     job = api.client.get(f"/jobs/{job_id}").json()
     assert ("inspect", "queued", ["head"]) == (job["kind"], job["state"], job["options"]["scope"]["exclude"])
-    assert {"scope", "preprocess", "device"} == set(job["options"])
+    assert {"scope", "preprocess", "sample_axes", "lossy", "device"} == set(job["options"])
     kept = (api.home / "jobs" / job_id / "submit.json").read_text()
     manifest = SubmitManifest.model_validate_json(kept)
     assert ("inspect", InspectRequest) == (manifest.kind, type(manifest.options))

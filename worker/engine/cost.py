@@ -12,7 +12,7 @@ from math import prod
 import numpy as np
 
 from worker.engine.axes import Group
-from worker.engine.graph import Array, Graph
+from worker.engine.graph import Array, Graph, Op
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import Shape, ShapeOf
 from worker.engine.quantised import is_quantised
@@ -51,14 +51,26 @@ def cost(graph: Graph, after: ShapeOf) -> Cost:
 
 
 def parameters(graph: Graph, after: ShapeOf, names: Iterable[str] | None = None) -> int:
-    """Elements of floating-point constants and quantised ones; other integers are shapes and indices."""
+    """Elements of floating-point constants and quantised ones; other integers are shapes and indices. Without names:
+    of the whole model, with what lies inside branches and loops."""
     chosen = graph.constants if names is None else names
-    return sum(prod(after(name)) for name in chosen if is_parameter(graph, name))
+    own = sum(prod(after(name)) for name in chosen if is_parameter(graph, name))
+    return own + (sum(map(inner_parameters, graph.ops)) if names is None else 0)
+
+
+def inner_weights(op: Op) -> list[tuple[int, np.dtype[np.generic]]]:
+    """The weights inside the branches of an operator."""
+    return [(elements, dtype) for elements, dtype in op.inner if is_real(np.empty(0, dtype))]
+
+
+def inner_parameters(op: Op) -> int:
+    return sum(elements for elements, _ in inner_weights(op))
 
 
 def flash_bytes(graph: Graph, after: ShapeOf) -> int:
     """Bytes of all constants, each in its own type: what a deployment keeps in flash, its program left out."""
-    return sum(packed_bytes(prod(after(name)), array.dtype) for name, array in graph.constants.items())
+    own = sum(packed_bytes(prod(after(name)), array.dtype) for name, array in graph.constants.items())
+    return own + sum(packed_bytes(elements, dtype) for op in graph.ops for elements, dtype in op.inner)
 
 
 def packed_bytes(elements: int, dtype: np.dtype[np.generic]) -> int:

@@ -10,7 +10,7 @@ from schemas.report import Coverage, Refusal
 from worker.engine import cost
 from worker.engine.axes import Analysis, Layer
 from worker.engine.forks import components, first_pins
-from worker.engine.graph import Graph
+from worker.engine.graph import Graph, Op
 
 NOT_READ = "not_read", "its units are free, but no layer with constant weights reads them, or it has one unit only"
 
@@ -74,11 +74,19 @@ def untouched(graph: Graph, analysis: Analysis) -> tuple[Untouched, ...]:
         if name not in touched and size:
             code, message = why(name)
             found.setdefault(code, []).append((size, f"{name}: {message}"))
+    for op in graph.ops:
+        for elements, _ in cost.inner_weights(op):
+            found.setdefault("inside_branches", []).append((elements, inside_branches(op)))
     counted = [
         Untouched(reason=code, parameters=sum(size for size, _ in ones), constants=len(ones), example=max(ones)[1])
         for code, ones in found.items()
     ]
     return tuple(sorted(counted, key=lambda one: (-one.parameters, one.reason)))
+
+
+def inside_branches(op: Op) -> str:
+    """Why the weights of a subgraph stay."""
+    return f"{op.label()} keeps the {cost.inner_parameters(op):,} weights inside its branches whole"
 
 
 def _touched(graph: Graph, analysis: Analysis) -> set[str]:

@@ -4,7 +4,7 @@ In: a normalised `onnx_ir.Model` (see `load`). Out: `Graph`. Refused: nothing; w
 (subgraphs, custom domains) stays visible as an operator with an unknown key, and later stages pin what it touches.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
+
+from worker.engine.sample_axes import Dims, find_axes
 
 Array: TypeAlias = npt.NDArray[np.generic]
 AttrValue: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | Array
@@ -29,6 +31,7 @@ class Op:
     outputs: tuple[str, ...]
     attrs: Mapping[str, AttrValue]
     captures: tuple[str, ...]  # values that its subgraphs read from outside
+    inner: tuple[tuple[int, np.dtype[np.generic]], ...]  # elements and type of the constants inside its subgraphs
     node: ir.Node
 
     def ints(self, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
@@ -76,6 +79,7 @@ class Graph:
     outputs: tuple[Port, ...]
     opsets: Mapping[str, int]
     ir_version: int
+    sample_axes: Mapping[str, int | None]  # of inputs and outputs; None: the same for all samples
 
     @cached_property
     def producer(self) -> Mapping[str, Op]:
@@ -103,13 +107,14 @@ class Graph:
         return frozenset(known)
 
     def fixed_batch(self) -> int | None:
-        """The batch size the model insists on: the first dimension of its inputs, where that is a number."""
-        sizes = {port.shape[0] for port in self.inputs if port.shape}
+        """The batch size the model insists on: its inputs' dimension of the samples, where that is a number."""
+        axes = ((port, self.sample_axes[port.name]) for port in self.inputs if port.shape)
+        sizes = {port.shape[axis] for port, axis in axes if axis is not None and port.shape}
         return sizes.pop() if len(sizes) == 1 else None
 
 
-def freeze(model: ir.Model) -> Graph:
-    """The graph of a model. Initializers become constants; names stay."""
+def freeze(model: ir.Model, sample_axes: Mapping[str, int | None] | None = None) -> Graph:
+    """The graph of a model. Initializers become constants; names stay. `sample_axes` is what a request says of them."""
     graph = model.graph
     opsets = dict(model.opset_imports)
     ops = tuple(_op(index, node, opsets) for index, node in enumerate(graph))
@@ -117,18 +122,32 @@ def freeze(model: ir.Model) -> Graph:
         name: value.const_value.numpy() for name, value in graph.initializers.items() if value.const_value is not None
     }
     return Graph(
-        ops, constants, tuple(map(_port, graph.inputs)), tuple(map(_port, graph.outputs)), opsets, model.ir_version
+        ops=ops,
+        constants=constants,
+        inputs=tuple(map(_port, graph.inputs)),
+        outputs=tuple(map(_port, graph.outputs)),
+        opsets=opsets,
+        ir_version=model.ir_version,
+        sample_axes=find_axes(_dims(graph.inputs), _dims(graph.outputs), sample_axes or {}),
     )
+
+
+def _dims(values: Iterable[ir.Value]) -> dict[str, Dims]:
+    """Numbers, names, or None where a dimension has neither; nothing at all where the rank is unknown."""
+    return {
+        str(value.name): tuple(dim if isinstance(dim, int) else dim.value or None for dim in value.shape or ())
+        for value in values
+    }
 
 
 def _op(index: int, node: ir.Node, opsets: Mapping[str, int]) -> Op:
     attrs: dict[str, AttrValue] = {}
     captures: list[str] = []
+    inner: list[tuple[int, np.dtype[np.generic]]] = []
     for name, attr in node.attributes.items():
-        if attr.type == ir.AttributeType.GRAPH:
-            captures += _captured(attr.as_graph())
-        elif attr.type == ir.AttributeType.GRAPHS:
-            captures += [one for graph in attr.as_graphs() for one in _captured(graph)]
+        if subgraphs := _subgraphs(attr):
+            captures += [one for graph in subgraphs for one in _captured(graph)]
+            inner += [one for graph in subgraphs for one in _inner(graph)]
         elif (value := _attr_value(attr)) is not None:
             attrs[name] = value
     own = node.domain in ("", "ai.onnx")
@@ -141,6 +160,7 @@ def _op(index: int, node: ir.Node, opsets: Mapping[str, int]) -> Op:
         outputs=tuple(str(value.name) for value in node.outputs),
         attrs=attrs,
         captures=tuple(dict.fromkeys(captures)),
+        inner=tuple(inner),
         node=node,
     )
 
@@ -164,6 +184,24 @@ def _attr_value(attr: ir.Attr) -> AttrValue | None:
             return None
 
 
+def _subgraphs(attr: ir.Attr) -> list[ir.Graph]:
+    if attr.type == ir.AttributeType.GRAPH:
+        return [attr.as_graph()]
+    return list(attr.as_graphs()) if attr.type == ir.AttributeType.GRAPHS else []
+
+
+def _inner(graph: ir.Graph) -> Iterator[tuple[int, np.dtype[np.generic]]]:
+    """The constants of a subgraph, however deep: elements and type of each."""
+    tensors = [value.const_value for value in graph.initializers.values()]
+    for node in graph:
+        for attr in node.attributes.values():
+            tensors += [attr.as_tensor()] if attr.type == ir.AttributeType.TENSOR else []
+            for inner in _subgraphs(attr):
+                yield from _inner(inner)
+    kept = [tensor for tensor in tensors if tensor is not None and tensor.dtype != ir.DataType.STRING]
+    yield from ((tensor.size, np.dtype(tensor.dtype.numpy())) for tensor in kept)
+
+
 def _captured(graph: ir.Graph) -> list[str]:
     """Names that a subgraph, however deep, takes from outside itself."""
     own = {value.name for value in (*graph.inputs, *graph.initializers.values())}
@@ -172,8 +210,7 @@ def _captured(graph: ir.Graph) -> list[str]:
     for node in graph:
         read += [str(value.name) for value in node.inputs if value is not None and value.name not in own]
         for attr in node.attributes.values():
-            if attr.type == ir.AttributeType.GRAPH:
-                read += [name for name in _captured(attr.as_graph()) if name not in own]
+            read += [name for inner in _subgraphs(attr) for name in _captured(inner) if name not in own]
     return read
 
 

@@ -55,6 +55,7 @@ def _assemble(request: InspectRequest, inputs: Inputs, ready: Prepared, stage: S
         untouched=untouched(graph, analysis),
         fallback=tuple(_fallback(ready)),
         shapes_from="calibration" if inputs.calibration else "noise",
+        open_size=ready.open_size,
         timings=tuple(stage.timings),
         source=InspectionSource(
             model_sha256=inputs.model.sha256,

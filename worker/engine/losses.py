@@ -79,6 +79,13 @@ def resolve_loss(wish: Wish, task: Task, graph: Graph, seen: Seen) -> Loss:
     if chooser is not None and chooser.key == "ArgMax":
         tensor = chooser.inputs[0]
         axis = chooser.integer("axis", 0) % len(seen.shapes[tensor])
+    if graph.sample_axes.get(task.output):
+        raise EspalierError(
+            "evaluation_invalid",
+            f"output {task.output!r} counts samples on another axis than the first, which losses need",
+            where="options.evaluation",
+            hint="Judge another output (evaluation.output), or use a criterion that needs no loss.",
+        )
     if seen.dtypes[tensor].kind != "f":
         raise EspalierError(
             "evaluation_invalid",

@@ -6,8 +6,8 @@ model that differs from its masked self (`exactness_failed`), and what finishing
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -49,16 +49,16 @@ def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
     graph, shelf = subject.graph, subject.loaded.shelf
     names = surgery.comparable_outputs(graph)
     batch = graph.fixed_batch()
-    feeds = evaluate.pad(samples, batch).rows(0, batch or samples.count).inputs
+    fed = evaluate.pad(samples, batch).rows(0, batch or samples.count)
 
     def run(model: ir.Model) -> list[Array]:
         path = shelf.save(surgery.to_proto(model, names), "proof.onnx")
-        found = evaluate.session(path, threads=torch.get_num_threads()).run(list(names), dict(feeds))
-        return [np.asarray(one) for one in found]
+        found = evaluate.run(evaluate.session(path, threads=torch.get_num_threads()), fed, names)
+        return [found[name] for name in names]
 
     cut, dense = run(work.model), run(subject.loaded.model)
     if subject.request.criterion.prunes_weights():
-        masked = _run_in_torch(without_rounding(graph), {**graph.constants, **work.changed}, feeds, names)
+        masked = _run_in_torch(without_rounding(graph), {**graph.constants, **work.changed}, fed.inputs, names)
     else:
         model, ties, groups = subject.loaded.model, subject.analysis.ties, subject.groups
         masked = run(surgery.masked(model, ties, work.changed, groups, work.gone, shelf))
@@ -123,17 +123,27 @@ def output_infos(subject: Subject) -> list[evaluate.OutputInfo]:
     infos = []
     for port in graph.outputs:
         maker = graph.producer.get(port.name)
-        shape = seen.shapes.get(port.name, ())
+        shape, declared = seen.shapes.get(port.name, ()), port.shape
+        if samples := graph.sample_axes[port.name]:
+            shape = _to_front(shape, samples)
+            declared = None if declared is None else _to_front(declared, samples)
         infos.append(
             evaluate.OutputInfo(
                 name=port.name,
-                shape=(None, *_free_where_dynamic(shape, port.shape)),
+                shape=(None, *_free_where_dynamic(shape, declared)),
                 op_type=maker.key if maker is not None else "",
                 axis=maker.integer("axis", -1) if maker is not None and maker.key == "Softmax" else None,
                 integers=port.name in seen.dtypes and seen.dtypes[port.name].kind in "iu",
             )
         )
     return infos
+
+
+Size = TypeVar("Size")
+
+
+def _to_front(shape: tuple[Size, ...], axis: int) -> tuple[Size, ...]:
+    return (*shape[axis : axis + 1], *shape[:axis], *shape[axis + 1 :])
 
 
 def _free_where_dynamic(seen: tuple[int, ...], declared: tuple[int | None, ...] | None) -> tuple[int | None, ...]:

@@ -12,6 +12,7 @@ import torch
 
 from schemas.errors import EspalierError
 from schemas.kinds import JobRequest
+from schemas.report import DataUse
 from worker.engine import torchscript
 from worker.engine.axes import Analysis, analyse
 from worker.engine.data import Samples, Split, read_samples, split
@@ -19,8 +20,7 @@ from worker.engine.data.history import History, read_history
 from worker.engine.execute import Executor
 from worker.engine.graph import Graph, freeze
 from worker.engine.load import Loaded, gzip_bytes, load
-from worker.engine.observe import see
-from worker.engine.probe import input_specs, probe_samples
+from worker.engine.probe import input_specs, look
 from worker.engine.shelf import Shelf
 from worker.engine.stages import InputFile, Inputs, Limits, Stages
 
@@ -33,6 +33,7 @@ class Prepared:
     graph: Graph
     data: Split
     probe: Samples
+    open_size: int | None  # what open dimensions were taken as, where there is no data
     executor: Executor
     analysis: Analysis
     device: Literal["cpu", "cuda"]
@@ -48,21 +49,21 @@ def prepare(
     device = _device(request)
     with stage("load", f"reading {inputs.model.name}"):
         loaded = _load(request, inputs, workdir, limits, shelf)
-        graph = freeze(loaded.model)
+        graph = freeze(loaded.model, request.sample_axes)
     with stage("data", "reading the data"):
-        data, probe = read(request, inputs, graph, limits, request.seed)
+        data = read(request, inputs, graph, limits, request.seed)
         history = _history(request, inputs, limits)
     with stage("analyse", "following the axes"):
         executor = Executor(graph, device)
-        seen = see(executor, probe.rows(0, graph.fixed_batch() or 1).inputs)
-        analysis = analyse(graph, seen, request.lossy)
-    return Prepared(loaded, graph, data, probe, executor, analysis, device, workdir, history)
+        probe = look(executor, data, request.seed)
+        analysis = analyse(graph, probe.seen, request.lossy)
+    if probe.size is not None:
+        data = replace(data, use=_made(data.use, probe.size))
+    return Prepared(loaded, graph, data, probe.samples, probe.size, executor, analysis, device, workdir, history)
 
 
-def read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits, seed: int) -> tuple[Split, Samples]:
-    """The samples as the seed splits them, and some to look at the model with."""
-    data = _read(request, inputs, graph, limits, seed)
-    return data, probe_samples(graph, data, seed)
+def _made(use: DataUse, size: int) -> DataUse:
+    return use.model_copy(update={"how": f"{use.how} Open dimensions were taken as {size}."})
 
 
 def _load(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits, shelf: Shelf) -> Loaded:
@@ -90,22 +91,28 @@ def _device(request: JobRequest) -> Literal["cpu", "cuda"]:
     return "cuda"
 
 
-def _read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits, seed: int) -> Split:
-    """Calibration and evaluation samples, split once."""
+def read(request: JobRequest, inputs: Inputs, graph: Graph, limits: Limits, seed: int) -> Split:
+    """Calibration and evaluation samples, as the seed splits them."""
     specs = input_specs(graph, inputs.model.name)
     batch = graph.fixed_batch()
 
-    def read(file: InputFile | None, role: Literal["calibration", "evaluation"]) -> Samples | None:
+    def samples(file: InputFile | None, role: Literal["calibration", "evaluation"]) -> Samples | None:
         if file is None:
             return None
         return read_samples(
-            file.path, specs, request.preprocess, max_bytes=limits.max_data_bytes, role=role, batch=batch
+            file.path,
+            specs,
+            request.preprocess,
+            max_bytes=limits.max_data_bytes,
+            role=role,
+            batch=batch,
+            axes=graph.sample_axes,
         )
 
-    calibration = read(inputs.calibration, "calibration")
+    calibration = samples(inputs.calibration, "calibration")
     if calibration is None and request.needs_data():
         raise EspalierError("calibration_required", request.why_data(), where="calibration")
-    return split(calibration, read(inputs.evaluation, "evaluation"), seed)
+    return split(calibration, samples(inputs.evaluation, "evaluation"), seed)
 
 
 def _history(request: JobRequest, inputs: Inputs, limits: Limits) -> History | None:

@@ -19,6 +19,7 @@ from schemas.request import Evaluation, PruneRequest
 from worker.engine import cost, evaluate, surgery
 from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done, compensate, refitted
+from worker.engine.coverage import inside_branches
 from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
 from worker.engine.data import Samples, Split
@@ -94,7 +95,8 @@ def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
     """The groups in scope. Refuses a model or a scope without any."""
     weights = request.criterion.prunes_weights()
     if not (analysis.layers if weights else analysis.groups):
-        reasons = "; ".join(dict.fromkeys(stay.message for stay in analysis.stays[:5]))
+        inside = [inside_branches(op) for op in analysis.ties.graph.ops if cost.inner_parameters(op)]
+        reasons = "; ".join(dict.fromkeys([*(stay.message for stay in analysis.stays[:5]), *inside[:5]]))
         raise EspalierError("nothing_to_prune", reasons or "no layer with constant weights was found", where="model")
     groups = tuple(group for group in analysis.groups if group_in_scope(request.scope, group))
     layers = [layer for layer in analysis.layers if in_scope(request.scope, layer)]

@@ -22,6 +22,7 @@ from worker.engine.further import add_file
 from worker.engine.measure import measure
 from worker.engine.points import Ran, chosen, summary, verdict_of
 from worker.engine.prepare import Prepared, prepare, read
+from worker.engine.probe import probe_samples
 from worker.engine.render import render_sweep_html, render_sweep_markdown
 from worker.engine.report import VERSIONS, assemble
 from worker.engine.run import Wanted, observe, remove, subject_of, wanted
@@ -88,7 +89,8 @@ def _run_seeds(bench: Bench) -> None:
     for seed in range(request.seed, request.seed + request.repeat):
         data, probe = ready.data, ready.probe
         if seed != request.seed:
-            data, probe = read(request, inputs, ready.graph, limits, seed)
+            data = read(request, inputs, ready.graph, limits, seed)
+            probe = probe_samples(ready.graph, data, seed, ready.open_size)
         for want, numbers in _by_evidence(request.plan, seed):
             _run_all(bench, want, numbers, data, probe, seed)
 

@@ -6,6 +6,7 @@ shapes and kinds that do not fit, NaN and infinity, files without a sample, labe
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -26,9 +27,17 @@ FINITE_CHUNK = 1 << 22  # numbers looked at together when searching for NaN
 
 
 def read_samples(
-    path: Path, specs: Sequence[InputSpec], preprocess: Preprocess, *, max_bytes: int, role: Role, batch: int | None
+    path: Path,
+    specs: Sequence[InputSpec],
+    preprocess: Preprocess,
+    *,
+    max_bytes: int,
+    role: Role,
+    batch: int | None,
+    axes: Mapping[str, int | None] | None = None,
 ) -> Samples:
-    """The samples of one file. `batch` is the model's fixed batch size, where it has one."""
+    """The samples of one file. `batch` is the model's fixed batch size, where it has one; `axes` are where samples are
+    counted, in outputs too."""
     _check_specs(specs, batch, role)
     chosen = chosen_inputs(preprocess, specs)
     raw = read_file(path, max_bytes=max_bytes, where=role)
@@ -38,9 +47,9 @@ def read_samples(
         options = preprocess if spec.name in chosen else Preprocess()
         where = f"{role}: input {spec.name!r}"
         inputs[spec.name] = _fit(arrays.pop(spec.name), spec, options, max_bytes, where)
-    _check_counts(inputs, role)
-    count = next(iter(inputs.values())).shape[0]
-    return Samples(inputs, None if labels is None else _fit_labels(labels, count, role))
+    read = Samples(inputs, None, {**(axes or {}), **{spec.name: spec.axis for spec in specs}})
+    _check_counts(read, role)
+    return read if labels is None else replace(read, labels=_fit_labels(labels, read.count, role))
 
 
 def _check_specs(specs: Sequence[InputSpec], batch: int | None, role: str) -> None:
@@ -50,11 +59,14 @@ def _check_specs(specs: Sequence[InputSpec], batch: int | None, role: str) -> No
         if spec.dtype.kind not in "fiub":
             detail = f"the model takes {spec.dtype} here; only float, integer and boolean inputs can be fed"
             raise EspalierError("data_dtype_mismatch", detail, where=f"{role}: input {spec.name!r}")
-        fixed = spec.shape[0] if spec.shape else 1
-        if not spec.shape or (fixed is not None and fixed != batch):
+        fixed = None if spec.axis is None else spec.shape[spec.axis] if spec.shape else 1
+        if fixed is not None and fixed != batch:
             detail = f"the model takes {list(spec.shape)} here, which has no axis for samples"
-            hint = "Give every input of the model a batch axis in front, and export it again."
+            hint = "Say in sample_axes which axis it is (null: none), or export the model with an open batch axis."
             raise EspalierError("data_shape_mismatch", detail, where=f"{role}: input {spec.name!r}", hint=hint)
+    if all(spec.axis is None for spec in specs):
+        detail = "no input of the model has an axis for samples"
+        raise EspalierError("data_shape_mismatch", detail, where=role, hint="Say in sample_axes which axis it is.")
 
 
 # ---- which array is which
@@ -113,7 +125,7 @@ def _table_features(table: Table, spec: InputSpec, role: str) -> Array:
 def _fit(array: Array, spec: InputSpec, options: Preprocess, max_bytes: int, where: str) -> Array:
     if not array.size:
         raise EspalierError("data_empty", f"the array has shape {array.shape}: it holds nothing", where=where)
-    if not array.ndim:
+    if not array.ndim and spec.shape:
         detail = f"the array is one number and the model takes {spec.wants()}"
         raise EspalierError("data_shape_mismatch", detail, where=where)
     arranged, axis = arrange(array, spec, options)
@@ -125,9 +137,14 @@ def _fit(array: Array, spec: InputSpec, options: Preprocess, max_bytes: int, whe
         raise EspalierError("data_too_large", detail, where=where)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows is found, and named, just below
         ready = arithmetic(arranged, axis, spec, options)
-        fitted = np.ascontiguousarray(ready, dtype=spec.dtype)
-    _check_finite(fitted, arranged, where)
+        fitted = np.asarray(ready, dtype=spec.dtype, order="C")
+    _check_finite(_rows(fitted, spec.axis), _rows(arranged, spec.axis), where)
     return fitted
+
+
+def _rows(array: Array, axis: int | None) -> Array:
+    """A view with the samples in front; what is given once is one of them."""
+    return array[None] if axis is None else np.moveaxis(array, axis, 0)
 
 
 def _check_shape(sent: tuple[int, ...], arranged: tuple[int, ...], spec: InputSpec, where: str) -> None:
@@ -137,7 +154,9 @@ def _check_shape(sent: tuple[int, ...], arranged: tuple[int, ...], spec: InputSp
     detail = f"the array is {sent}{moved} and the model takes {spec.wants()}"
     hint = "Send (samples, ...) as the model takes it."
     tail = arranged[1:]
-    if len(arranged) > 2 and spec.takes((arranged[0], arranged[-1], *arranged[1:-1])):
+    if spec.axis != 0:
+        hint = "Send it as the model takes it; where samples are counted can be said in sample_axes."
+    elif len(arranged) > 2 and spec.takes((arranged[0], arranged[-1], *arranged[1:-1])):
         hint = 'The channels come last in what you sent: set preprocess.layout to "NHWC".'
     elif len(arranged) > 2 and spec.takes((arranged[0], *arranged[2:], arranged[1])):
         hint = 'The channels come first in what you sent: set preprocess.layout to "NCHW".'
@@ -184,8 +203,8 @@ def _check_finite(fitted: Array, sent: Array, where: str) -> None:
         raise EspalierError("data_not_finite", detail, where=where)
 
 
-def _check_counts(inputs: Mapping[str, Array], role: str) -> None:
-    counts = {name: len(array) for name, array in inputs.items()}
+def _check_counts(read: Samples, role: str) -> None:
+    counts = {name: len(read.by_row(name)) for name in read.inputs if read.axis(name) is not None}
     if len(set(counts.values())) > 1:
         listed = ", ".join(f"{name!r} {count:,}" for name, count in counts.items())
         detail = f"the inputs have different numbers of samples: {listed}"

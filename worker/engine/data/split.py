@@ -79,7 +79,8 @@ def _only_evaluation(evaluation: Samples | None) -> Split:
 
 def _hashes(samples: Samples) -> list[bytes]:
     """One digest a row, over all inputs in the order of their names."""
-    arrays = [np.ascontiguousarray(samples.inputs[name]) for name in sorted(samples.inputs)]
+    names = (name for name in sorted(samples.inputs) if samples.axis(name) is not None)
+    arrays = [np.ascontiguousarray(samples.by_row(name)) for name in names]
     digests = []
     for row in range(samples.count):
         digest = blake2b(digest_size=16)

@@ -3,7 +3,7 @@
 `runtime` runs models, `task` decides what is judged, `score` counts.
 """
 
-from worker.engine.evaluate.runtime import chunk_rows, fixed_batch, latency_ms, outputs, pad, session
+from worker.engine.evaluate.runtime import chunk_rows, fixed_batch, latency_ms, outputs, pad, run, session
 from worker.engine.evaluate.score import judge, score
 from worker.engine.evaluate.task import OutputInfo, Task, resolve_task
 
@@ -17,6 +17,7 @@ __all__ = [
     "outputs",
     "pad",
     "resolve_task",
+    "run",
     "score",
     "session",
 ]

@@ -75,12 +75,18 @@ def run_batches(
     for part in samples.batches(batch or chunk_rows(samples)):
         padded = pad(part, batch)
         found = run(model, padded, wanted)
-        follows = {name: array for name, array in found.items() if array.ndim and len(array) == padded.count}
+        rows = {name: _by_row(array, samples.axis(name)) for name, array in found.items()}
+        follows = {name: array for name, array in rows.items() if array.ndim and len(array) == padded.count}
         if names is not None and len(follows) < len(found):
             name = next(name for name in found if name not in follows)
             detail = f"output {name!r} has shape {found[name].shape} for {padded.count} samples: no row for each"
             raise EspalierError("evaluation_invalid", detail, where="options.evaluation.output")
         yield part, {name: array[: part.count] for name, array in follows.items()}
+
+
+def _by_row(array: Array, axis: int | None) -> Array:
+    """A view with the axis of the samples in front."""
+    return np.moveaxis(array, axis, 0) if axis and axis < array.ndim else array
 
 
 def run(model: Session, samples: Samples, names: Sequence[str]) -> dict[str, Array]:
@@ -94,7 +100,7 @@ def run(model: Session, samples: Samples, names: Sequence[str]) -> dict[str, Arr
 
 def chunk_rows(samples: Samples) -> int:
     """How many samples to run at once where the model leaves it open."""
-    row = sum(array[:1].nbytes for array in samples.inputs.values())
+    row = sum(array.nbytes for array in samples.rows(0, 1).inputs.values())
     return int(min(CHUNK_ROWS, max(1, CHUNK_BYTES // max(1, row))))
 
 
