@@ -22,6 +22,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 
 from schemas.errors import EspalierError
+from worker.engine.chance import settle
 from worker.engine.graph import Array, Graph, Op
 from worker.engine.memory import run_failure, shortened
 from worker.engine.ops import RULES
@@ -261,8 +262,10 @@ def _one_node(graph: Graph, op: Op, feeds: Mapping[str, Array]) -> onnx.ModelPro
         for name, array in feeds.items()
     ]
     outputs = [onnx.helper.make_empty_tensor_value_info(name) for name in op.outputs if name]
+    node = ir.serde.serialize_node(op.node)
+    settle([node])
     return onnx.helper.make_model(
-        onnx.helper.make_graph([ir.serde.serialize_node(op.node)], "one", inputs, outputs),
+        onnx.helper.make_graph([node], "one", inputs, outputs),
         opset_imports=[onnx.helper.make_opsetid(domain, version) for domain, version in _opsets(graph, op).items()],
         ir_version=min(graph.ir_version, NEWEST_IR),
     )

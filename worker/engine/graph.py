@@ -19,6 +19,12 @@ Array: TypeAlias = npt.NDArray[np.generic]
 AttrValue: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...] | Array
 
 
+# These draw random numbers: what they give is no constant, whatever they read.
+DRAWS = frozenset(
+    ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One node. `key` is the operator type, with its domain in front where that is not ONNX's own."""
@@ -100,9 +106,7 @@ class Graph:
         """Values that depend on constants alone."""
         known = set(self.constants)
         for op in self.ops:
-            if all(not name or name in known for name in (*op.inputs, *op.captures)) and not op.key.startswith(
-                "Random"
-            ):
+            if op.key not in DRAWS and all(not name or name in known for name in (*op.inputs, *op.captures)):
                 known.update(name for name in op.outputs if name)
         return frozenset(known)
 

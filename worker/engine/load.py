@@ -17,13 +17,14 @@ import onnx_ir.passes.common as passes
 from google.protobuf.message import DecodeError
 
 from schemas.errors import EspalierError
+from worker.engine.admission import admit
 from worker.engine.expands import settle_expands
-from worker.engine.external import bring_inside, tensors
+from worker.engine.external import bring_inside
 from worker.engine.fold import fold_constants
 from worker.engine.formats import refuse_foreign
 from worker.engine.outline import read_model
 from worker.engine.settled import open_products, settle_sizes
-from worker.engine.shelf import IN_MEMORY, Place, Shelf, place_of
+from worker.engine.shelf import IN_MEMORY, Place, Shelf
 from worker.engine.states import drop_zero_states
 
 GZIP_BLOCK = 1 << 20
@@ -57,7 +58,7 @@ def load(path: Path, external: Mapping[str, Path], name: str = "model", shelf: S
     if not proto.HasField("graph") or not proto.graph.node or not proto.ir_version:
         raise EspalierError("model_unreadable", "the file holds no ONNX graph", where=name)
     bring_inside(proto, external, shelf, name)
-    _check(proto, shelf, name)
+    admit(proto, shelf, name)
     model, copies = _normalise(proto, shelf)
     files = (path, *external.values())
     return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files)), shelf)
@@ -81,25 +82,6 @@ def gzip_bytes(path: Path) -> int:
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check(proto: onnx.ModelProto, shelf: Shelf, name: str) -> None:
-    if proto.graph.sparse_initializer:
-        raise EspalierError(
-            "model_format_unsupported",
-            "the model stores sparse initializers",
-            where=name,
-            hint="Store them densely; sparsity compresses as well with gzip.",
-        )
-    try:
-        outside = any(map(place_of, tensors(proto)))
-        onnx.checker.check_model(shelf.save(proto, "checked.onnx") if outside else proto)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise EspalierError("model_invalid", _first_lines(str(error)), where=name) from None
-
-
-def _first_lines(text: str, limit: int = 400) -> str:
-    return " ".join(text.split())[:limit]
 
 
 def _normalise(proto: onnx.ModelProto, shelf: Shelf) -> tuple[ir.Model, dict[str, str]]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 import onnx_ir as ir
 import torch
 
+from schemas.errors import EspalierError
 from schemas.files import ARTIFACT
 from schemas.report import Exactness, FinishingStep, Report, Score
 from worker.engine import evaluate, surgery, verify
@@ -63,6 +64,8 @@ def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
         model, ties, groups = subject.loaded.model, subject.analysis.ties, subject.groups
         masked = run(surgery.masked(model, ties, work.changed, groups, work.gone, shelf))
     proof = verify.compare(names, cut, masked, dense, batch or samples.count)
+    if not proof.passed:
+        verify.assert_finite(names, dense)
     over_kept = surgery.kept_masks(subject.analysis.ties, subject.groups, work.gone)
     return proof.model_copy(update={"over_kept": tuple(graph.ops[index].name for index in over_kept)})
 
@@ -96,9 +99,13 @@ def _judge(
     afters = [evaluate.session(path) for path in paths]
     first: Score | None = None
     others: Sequence[Score | None] = [None for _ in afters]
+    unjudged = ""
     if samples is not None:
-        task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), samples.labels)
-        first, others = evaluate.judge(task, before, afters, samples, batch)
+        try:
+            task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), samples.labels)
+            first, others = evaluate.judge(task, before, afters, samples, batch)
+        except EspalierError as error:
+            unjudged = _unjudged(subject, samples, error)
     if latency_before_ms is None:
         latency_before_ms = evaluate.latency_ms(before, one)
     fast = [evaluate.latency_ms(after, one) for after in afters]
@@ -114,7 +121,15 @@ def _judge(
         )
         for made, latency, score in zip(work.made, fast, others, strict=False)
     )
-    return Judged(proof, first, others[-1], latency_before_ms, fast[-1], steps)
+    return Judged(proof, first, others[-1], latency_before_ms, fast[-1], steps, unjudged)
+
+
+def _unjudged(subject: Subject, samples: Samples, error: EspalierError) -> str:
+    """An output that cannot be judged is a refusal where somebody asked for it; else the report says so."""
+    asked = subject.request.evaluation.model_fields_set or samples.labels is not None
+    if error.code != "evaluation_invalid" or asked:
+        raise error
+    return error.failure.detail
 
 
 def output_infos(subject: Subject) -> list[evaluate.OutputInfo]:

@@ -7,6 +7,11 @@ In: whatever torch or onnxruntime raised while running a model. Out: the failure
 from schemas.errors import EspalierError
 
 SIGNS = ("allocate memory", "bad allocation", "bad_alloc", "out of memory", "can't start new thread")
+KERNEL_SIGNS = ("Could not find an implementation", "NOT_IMPLEMENTED")
+NO_KERNEL = (
+    "onnxruntime has this operator for newer opsets or other types only: convert an old model with "
+    "onnx.version_converter, bfloat16 and float64 weights to float32."
+)
 MESSAGE_CHARACTERS = 300
 
 
@@ -19,7 +24,8 @@ def run_failure(error: BaseException, words: str, where: str = "") -> EspalierEr
     """Why a model did not run. `words` are the error's, for people."""
     if is_out_of_memory(error):
         return EspalierError("job_out_of_memory", f"an allocation failed: {words}", where=where)
-    return EspalierError("model_does_not_run", words, where=where)
+    hint = NO_KERNEL if any(sign in words for sign in KERNEL_SIGNS) else ""
+    return EspalierError("model_does_not_run", words, where=where, hint=hint)
 
 
 def shortened(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from schemas.report import (
 from schemas.request import Constraints
 from worker.engine import arena, cost, devices
 from worker.engine.axes import Group
+from worker.engine.chance import draws
 from worker.engine.compensate import Done
 from worker.engine.coverage import coverage, refusals
 from worker.engine.external import tensors
@@ -258,7 +259,15 @@ def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
             f"({', '.join(judged.proof.over_kept[:3])}{', ...' if len(judged.proof.over_kept) > 3 else ''}). The file "
             "computes exactly that, which is not what the original computes with the removed units masked."
         )
-    if judged.before is None:
+    drawing = [op.label() for op in subject.graph.ops if draws(op)]
+    if drawing:
+        yield (
+            f"The model draws random numbers ({', '.join(drawing[:3])}{', ...' if len(drawing) > 3 else ''}): for the "
+            "proof both files drew the same; accuracies and fidelity differ from run to run."
+        )
+    if judged.unjudged:
+        yield f"Accuracy was not judged: {judged.unjudged}. Choose another output with evaluation.output."
+    elif judged.before is None:
         yield "There was no data left to judge accuracy with: send an evaluation file or more calibration samples."
     half = isinstance(request.criterion, Distinctiveness) and request.criterion.centre == "half"
     if half and request.criterion.needs_data():

@@ -125,7 +125,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Judged:
-    """The proof, and both models measured in onnxruntime. Scores are None without data to judge with."""
+    """The proof, and both models measured in onnxruntime. Scores are None without data to judge with, or where
+    `unjudged` says that no output can be judged."""
 
     proof: Exactness
     before: Score | None
@@ -133,6 +134,7 @@ class Judged:
     latency_before_ms: float
     latency_after_ms: float
     steps: tuple[FinishingStep, ...] = ()
+    unjudged: str = ""
 
 
 @dataclass

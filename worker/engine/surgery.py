@@ -14,6 +14,7 @@ import onnx_ir as ir
 from schemas.request import PruneRequest
 from worker.engine import cost
 from worker.engine.axes import Group
+from worker.engine.chance import settle
 from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph, Op
 from worker.engine.ops import RULES
@@ -66,6 +67,11 @@ def cut(
         for slot, constant in follow.constants.items():
             _feed_constant(clone.graph, node, slot, constant)
     _resize_values(clone.graph, gone, after)
+    for value in clone.graph.outputs:
+        shape = ties.seen.shapes.get(str(value.name))
+        tensor = isinstance(value.type, ir.TensorType)
+        if value.shape is None and shape is not None and tensor:  # a complete file states how many dimensions
+            value.shape = ir.Shape([ir.SymbolicDim(None) for _ in shape])
     return clone
 
 
@@ -178,6 +184,7 @@ def to_proto(model: ir.Model, outputs: Iterable[str] | None = None) -> onnx.Mode
         del proto.graph.output[:]
         proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
         unrounded(proto)
+        settle(proto.graph.node)
     return proto
 
 

@@ -53,6 +53,19 @@ def relative_difference(one: Array, other: Array) -> float:
     return difference / scale if scale else (0.0 if difference == 0.0 else float("inf"))
 
 
+def assert_finite(names: Sequence[str], dense: Outputs) -> None:
+    """Numbers that are none say nothing of a difference."""
+    for name, output in zip(names, dense, strict=True):
+        if output.dtype.kind == "f" and not np.isfinite(output).all():
+            kind = "NaN" if np.isnan(output).any() else "infinite"
+            raise EspalierError(
+                "model_does_not_run",
+                f"{name!r} of the uploaded model is {kind} for these samples, so that nothing can be proved of it",
+                where=name,
+                hint="Look for NaN and infinity among its weights, and send data as the model was trained on.",
+            )
+
+
 def assert_exact(proof: Exactness) -> None:
     if not proof.passed:
         raise EspalierError(

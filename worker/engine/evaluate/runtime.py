@@ -47,7 +47,7 @@ def session(model: bytes | Path, threads: int = 1) -> Session:
             model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
         )
     except RUN_FAILURES as error:
-        raise run_failure(error, f"onnxruntime does not load it: {_shorten(error)}") from None
+        raise run_failure(error, f"onnxruntime does not load it: {_shorten(error)}", where="model") from None
 
 
 def fixed_batch(model: Session) -> int | None:
@@ -94,7 +94,7 @@ def run(model: Session, samples: Samples, names: Sequence[str]) -> dict[str, Arr
     try:
         found = model.run(list(names), dict(samples.inputs))
     except RUN_FAILURES as error:
-        raise run_failure(error, f"onnxruntime does not run it: {_shorten(error)}") from None
+        raise run_failure(error, f"onnxruntime does not run it: {_shorten(error)}", where="model") from None
     return {name: np.asarray(array) for name, array in zip(names, found, strict=True)}
 
 
@@ -142,5 +142,6 @@ def _shorten(error: BaseException) -> str:
     """onnxruntime's message without its source paths and return codes, on one line."""
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : ", "", str(error))
     text = re.sub(r"/\S+\.(?:cc|h|cpp):\d+\s+\S+\s*", "", text)
+    text = re.sub(r"Load model from \S+ failed:", "", text)
     text = " ".join(text.split())
     return text if len(text) <= MESSAGE_CHARACTERS else text[: MESSAGE_CHARACTERS - 1] + "…"

@@ -49,6 +49,13 @@ def tie_first(op: Op, ties: Ties) -> None:
             tie_broadcast(ties, op.inputs[:1], output)
 
 
+def tie_dropout(op: Op, ties: Ties) -> None:
+    """In training it draws a number for every element, and others for fewer elements."""
+    training = op.input(2)
+    if not training or (training in ties.graph.constants and not ties.graph.constants[training].any()):
+        tie_first(op, ties)
+
+
 def unary(function: Callable[[torch.Tensor], torch.Tensor], bounds: Range = None, passes: bool = False) -> Rule:
     def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
         return (function(given(tensors, 0)),)
@@ -198,7 +205,7 @@ RULES = {
     "Neg": unary(torch.neg),
     "Abs": unary(torch.abs),
     "Identity": unary(lambda x: x, passes=True),
-    "Dropout": Rule(tie=tie_first, compute=dropout, passes=True, alias=True),
+    "Dropout": Rule(tie=tie_dropout, compute=dropout, passes=True, alias=True),
     "Clip": Rule(tie=tie_first, compute=clip, range=clip_range, in_place=True),
     "PRelu": Rule(tie=tie, compute=prelu, in_place=True),
     "Add": fold(torch.add),

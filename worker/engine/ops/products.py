@@ -60,8 +60,13 @@ def compute_gemm(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
 def tie_matmul(op: Op, ties: Ties, slots: tuple[int, int] = FIRST) -> None:
     a, b, y = op.inputs[slots[0]], op.inputs[slots[1]], op.outputs[0]
     rank_a, rank_b, rank_y = (len(ties.shape(name)) for name in (a, b, y))
+    if rank_b == 1 and rank_a > 1:  # a weight for each unit, summed
+        _tie_contraction(op, ties, (a, rank_a - 1), (b, 0), slots)
+        for axis in range(rank_a - 1):
+            ties.tie((a, axis), (y, axis))
+        return
     if min(rank_a, rank_b) < 2:
-        return  # vectors: silence pins
+        return  # a vector on the left: silence pins
     _tie_contraction(op, ties, (a, rank_a - 1), (b, rank_b - 2), slots)
     ties.tie((a, rank_a - 2), (y, rank_y - 2))
     ties.tie((b, rank_b - 1), (y, rank_y - 1))
