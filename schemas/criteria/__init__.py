@@ -19,8 +19,10 @@ from schemas.criteria.karnin import Karnin
 from schemas.criteria.magnitude import Magnitude
 from schemas.criteria.obs import Obs
 from schemas.criteria.random import Random
+from schemas.criteria.sparsegpt import SparseGpt
 from schemas.criteria.taylor1 import Taylor1
 from schemas.criteria.taylor2 import Taylor2
+from schemas.criteria.wanda import Wanda
 
 __all__ = [
     "CRITERIA",
@@ -35,13 +37,27 @@ __all__ = [
     "Magnitude",
     "Obs",
     "Random",
+    "SparseGpt",
     "Taylor1",
     "Taylor2",
+    "Wanda",
     "with_name",
 ]
 
 Criterion = Annotated[
-    Apoz | BnScale | BruteForce | Distinctiveness | Fpgm | Karnin | Magnitude | Obs | Random | Taylor1 | Taylor2,
+    Apoz
+    | BnScale
+    | BruteForce
+    | Distinctiveness
+    | Fpgm
+    | Karnin
+    | Magnitude
+    | Obs
+    | Random
+    | SparseGpt
+    | Taylor1
+    | Taylor2
+    | Wanda,
     Field(discriminator="name"),
 ]
 
@@ -55,8 +71,10 @@ CRITERIA: dict[str, type[CriterionBase]] = {
     "magnitude": Magnitude,
     "obs": Obs,
     "random": Random,
+    "sparsegpt": SparseGpt,
     "taylor1": Taylor1,
     "taylor2": Taylor2,
+    "wanda": Wanda,
 }
 
 

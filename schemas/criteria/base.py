@@ -1,7 +1,7 @@
 """What every criterion says of itself, beside its parameters."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -53,6 +53,10 @@ class CriterionBase(BaseModel, ABC):
     def counts_zeros(self) -> bool:
         """Whether the criterion asks how often a unit is exactly zero."""
         return False
+
+    def reads_inputs(self) -> Literal["norms", "grams"] | None:
+        """What a criterion of single weights asks of each layer's inputs."""
+        return None
 
     def needs_history(self) -> bool:
         """Whether the criterion looks at the history of the training."""

@@ -37,7 +37,7 @@ from worker.engine.ops import attention, convolution, elementwise, normalisation
 from worker.engine.ops import transposed as transposed_rules
 from worker.engine.ops.rule import nothing_follows
 from worker.engine.quantised import real
-from worker.engine.sparsify import sparsify
+from worker.engine.sparsify import Clues, sparsify
 from worker.engine.ties import Ties
 
 GROUPS = {
@@ -192,7 +192,7 @@ def test_a_quantised_weight_is_pruned_to_its_own_zero(tmp_path: Path) -> None:
         {"criterion": {"name": "magnitude", "of": "weights"}, "amount": {"remove_weights": 0.5}}
     )
     assert isinstance(request.criterion, Magnitude)
-    changed = sparsify(request, dissected.graph, dissected.analysis.layers[:1])
+    changed = sparsify(request, dissected.graph, dissected.analysis.layers[:1], Clues()).changed
     assert np.int8 == changed["c1.q"].dtype
     assert 81 <= int((changed["c1.q"] == 5).sum())
 

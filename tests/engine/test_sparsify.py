@@ -9,13 +9,13 @@ from schemas.request import parse_options
 from tests.engine.dissect import dissect
 from tests.engine.nets import mlp
 from worker.engine.graph import Array
-from worker.engine.sparsify import sparsify
+from worker.engine.sparsify import Clues, sparsify
 
 
 def zeros(options: dict[str, object], folder: Path) -> tuple[dict[str, int], dict[str, Array]]:
     dissected = dissect(mlp(), folder)
     request = parse_options(options)
-    changed = sparsify(request, dissected.graph, dissected.analysis.layers)
+    changed = sparsify(request, dissected.graph, dissected.analysis.layers, Clues()).changed
     return {name: int((array == 0).sum()) for name, array in changed.items()}, changed
 
 

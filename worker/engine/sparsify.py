@@ -1,43 +1,100 @@
 """Unstructured pruning: single weights become zero, shapes stay.
 
-In: the layers in scope, what is known of each, and the request. Out: the changed constants. The file does not shrink by
-itself: the report shows nonzeros and gzip bytes beside file bytes.
+In: the layers in scope, what was seen of each, and the request. Out: the changed constants, and the layers that the
+criterion has no say on. The file does not shrink by itself: the report shows nonzeros and gzip bytes beside file bytes.
+Refused: a request in which the criterion has a say on no layer (`criterion_not_applicable`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from zlib import crc32
 
 import numpy as np
 
 from schemas.criteria.weights import PatternCriterion, WeightCriterion
+from schemas.errors import EspalierError
 from schemas.request import PruneRequest
 from worker.engine.axes import Layer
-from worker.engine.criteria import weight_ranking
+from worker.engine.criteria import SOLVERS, WEIGHTS
 from worker.engine.criteria.layers import LayerEvidence
 from worker.engine.graph import Array, Graph
+from worker.engine.inputs import MATRICES, MOST_COLUMNS, LayerInputs
 from worker.engine.observe import Float
-from worker.engine.patterns import Taking, mark
-from worker.engine.quantised import real
+from worker.engine.patterns import Marks, Taking, mark
+from worker.engine.quantised import is_quantised, real
 from worker.engine.quantised import zero as zero_of
 from worker.engine.sensitivity import Sensitivities
 
 
-def sparsify(
-    request: PruneRequest, graph: Graph, layers: Sequence[Layer], sensitivities: Sensitivities | None = None
-) -> dict[str, Array]:
-    """Weights of the layers with the lowest scores set to zero."""
-    ranking = weight_ranking(request.criterion)
-    by_weight = {layer.weight: layer for layer in layers}
-    scores = {
-        name: ranking.weight_scores(look(request.seed, graph, layer, sensitivities))
-        for name, layer in by_weight.items()
-    }
-    marks = mark(scores, taking(request, ranking.threshold()))
-    shaped = {name: from_matrix(marked, by_weight[name], graph) for name, marked in marks.items()}
+@dataclass(frozen=True, eq=False)
+class Clues:
+    """What weights are ranked by, beside themselves."""
+
+    sensitivities: Sensitivities | None = None
+    inputs: Mapping[str, LayerInputs] = field(default_factory=dict)  # by weight
+
+
+@dataclass(frozen=True, eq=False)
+class Sparsified:
+    """`changed` by weight, `passed` by the layer's name: why the criterion has no say."""
+
+    changed: dict[str, Array]
+    passed: dict[str, str]
+
+
+def sparsify(request: PruneRequest, graph: Graph, layers: Sequence[Layer], clues: Clues) -> Sparsified:
+    """Weights of the layers set to zero; by some criteria, others changed to make up for it."""
+    passed = {layer.name: why for layer in layers if (why := _obstacle(request, graph, layer, clues))}
+    if len(passed) == len(layers):
+        told = "; ".join(f"{name}: {why}" for name, why in list(passed.items())[:5])
+        raise EspalierError("criterion_not_applicable", told, where="/criterion")
+    chosen = {layer.weight: layer for layer in layers if layer.name not in passed}
+    if request.criterion.name in SOLVERS:
+        return Sparsified(_solved(request, graph, chosen.values(), clues), passed)
+    return Sparsified(_marked(request, graph, chosen, clues), passed)
+
+
+def _obstacle(request: PruneRequest, graph: Graph, layer: Layer, clues: Clues) -> str | None:
+    asked = request.criterion.reads_inputs()
+    if asked is None:
+        return None
+    if asked == "grams" and is_quantised(graph, layer.weight):
+        return "its weights are quantised, and cannot take over for others"
+    if layer.weight not in clues.inputs:
+        return (
+            f"its inputs cannot be read off: that is done for {', '.join(MATRICES)} with a constant weight on the right, "
+            f"and a Gram of at most {MOST_COLUMNS:,} inputs"
+        )
+    return None
+
+
+def _solved(request: PruneRequest, graph: Graph, layers: Iterable[Layer], clues: Clues) -> dict[str, Array]:
+    solver = SOLVERS[request.criterion.name](request.criterion)
+    found = {}
+    for layer in layers:
+        matrix = solver.solve(_look(request.seed, graph, layer, clues), _taking(request, None))
+        found[layer.weight] = from_matrix(matrix, layer, graph).astype(graph.constants[layer.weight].dtype)
+    return found
+
+
+def _marked(request: PruneRequest, graph: Graph, layers: Mapping[str, Layer], clues: Clues) -> dict[str, Array]:
+    ranking = WEIGHTS[request.criterion.name](request.criterion)
+    taking = _taking(request, ranking.threshold())
+
+    def scores(name: str) -> Float:
+        return ranking.weight_scores(_look(request.seed, graph, layers[name], clues))
+
+    marks: dict[str, Marks] = {}
+    if taking.share is not None and taking.across == "global":
+        marks = mark({name: scores(name) for name in layers}, taking)
+    else:
+        for name in layers:
+            marks |= mark({name: scores(name)}, taking)
+    shaped = {name: from_matrix(marked, layers[name], graph) for name, marked in marks.items()}
     return {name: _zeroed(graph, name, marked) for name, marked in shaped.items() if marked.any()}
 
 
-def taking(request: PruneRequest, threshold: float | None) -> Taking:
+def _taking(request: PruneRequest, threshold: float | None) -> Taking:
     """How much goes, as the request says it."""
     criterion = request.criterion
     assert isinstance(criterion, PatternCriterion), "the request's validator asks for it"
@@ -46,12 +103,14 @@ def taking(request: PruneRequest, threshold: float | None) -> Taking:
     return Taking(criterion.pattern, across, share, threshold)
 
 
-def look(seed: int, graph: Graph, layer: Layer, sensitivities: Sensitivities | None) -> LayerEvidence:
+def _look(seed: int, graph: Graph, layer: Layer, clues: Clues) -> LayerEvidence:
     """The evidence on one layer."""
+    sensitive = clues.sensitivities
     return LayerEvidence(
         weights=to_matrix(real(graph, layer.weight), layer),
         seed=(seed, crc32(layer.weight.encode())),
-        sensitivities=None if sensitivities is None else to_matrix(sensitivities(layer.weight), layer),
+        sensitivities=None if sensitive is None else to_matrix(sensitive(layer.weight), layer),
+        inputs=clues.inputs.get(layer.weight),
     )
 
 

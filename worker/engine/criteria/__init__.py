@@ -12,12 +12,14 @@ from worker.engine.criteria.distinctiveness import DistinctivenessRanking
 from worker.engine.criteria.evidence import Criterion, Evidence
 from worker.engine.criteria.fpgm import FpgmRanking
 from worker.engine.criteria.karnin import KarninRanking
-from worker.engine.criteria.layers import WeightRanking
+from worker.engine.criteria.layers import WeightRanking, WeightSolver
 from worker.engine.criteria.magnitude import MagnitudeRanking
 from worker.engine.criteria.obs import ObsRanking
 from worker.engine.criteria.random import RandomRanking
+from worker.engine.criteria.sparsegpt import SparseGptSolver
 from worker.engine.criteria.taylor1 import Taylor1Ranking
 from worker.engine.criteria.taylor2 import Taylor2Ranking
+from worker.engine.criteria.wanda import WandaRanking
 
 RANKINGS: Mapping[str, Callable[..., Criterion]] = {
     "apoz": ApozRanking,
@@ -39,7 +41,11 @@ WEIGHTS: Mapping[str, Callable[..., WeightRanking]] = {
     "karnin": KarninRanking,
     "magnitude": MagnitudeRanking,
     "random": RandomRanking,
+    "wanda": WandaRanking,
 }
+
+# Those that choose weights and change the others.
+SOLVERS: Mapping[str, Callable[..., WeightSolver]] = {"sparsegpt": SparseGptSolver}
 
 # Why a criterion has no say on a group; those that are not here have one on every group.
 OBSTACLES: Mapping[str, Callable[[Evidence], str | None]] = {
@@ -51,11 +57,6 @@ OBSTACLES: Mapping[str, Callable[[Evidence], str | None]] = {
 def ranking(parameters: Parameters) -> Criterion:
     """The ranking of units for a criterion's parameters."""
     return RANKINGS[parameters.name](parameters)
-
-
-def weight_ranking(parameters: Parameters) -> WeightRanking:
-    """The ranking of single weights for a criterion's parameters."""
-    return WEIGHTS[parameters.name](parameters)
 
 
 def passed_over(parameters: Parameters, evidence: Mapping[str, Evidence]) -> dict[str, str]:

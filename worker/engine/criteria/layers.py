@@ -1,4 +1,4 @@
-"""What a criterion of single weights sees of one layer, and what it answers: a score for each weight.
+"""What a criterion of single weights sees of one layer, and what it answers: a score for each weight, or new weights.
 
 A layer is a matrix: a row for each output, a column for each input (channels times taps).
 """
@@ -8,7 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
+from worker.engine.inputs import LayerInputs
 from worker.engine.observe import Float
+from worker.engine.patterns import Taking
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,6 +20,7 @@ class LayerEvidence:
     weights: Float  # (rows, columns)
     seed: tuple[int, ...]
     sensitivities: Float | None = None  # (rows, columns)
+    inputs: LayerInputs | None = None
 
     def generator(self) -> np.random.Generator:
         """The same numbers at every call, others in every layer."""
@@ -33,4 +36,12 @@ class WeightRanking(Protocol):
 
     def threshold(self) -> float | None:
         """Weights with a smaller score go, where the amount is the criterion's own threshold."""
+        ...
+
+
+class WeightSolver(Protocol):
+    """A criterion that chooses weights and changes the others in one go."""
+
+    def solve(self, layer: LayerEvidence, taking: Taking) -> Float:
+        """The new weights, (rows, columns), with zeros where weights went."""
         ...
