@@ -11,8 +11,9 @@ class SparseGpt(PatternCriterion):
     """What a weight gave is made up for by the weights to its right that stay."""
 
     summary: ClassVar[str] = (
-        "Optimal Brain Surgeon for single weights, column by column: zeroes the weights whose loss costs a layer's output "
-        "least, and changes the others of the row so that they make up for it, by the Gram of the layer's inputs."
+        "Optimal Brain Surgeon for single weights, column by column: zeroes the weights whose loss costs a layer's "
+        "output least, and changes the others of the row so that they make up for it, by the Gram of what the layer "
+        "reads."
     )
     use_when: ClassVar[str] = "You want zeros, many of them or in an n:m pattern, at little loss and without training."
     cost: ClassVar[str] = "One forward pass with a Gram for each layer; the square of a layer's inputs in memory."

@@ -227,6 +227,21 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "criterion.magnitude.pattern": (
         {"criterion": WEIGHTS, "amount": SOME}, {"criterion": {**WEIGHTS, "pattern": {"n": 2, "m": 4}}}
     ),
+    "criterion.sparsegpt.pattern": (
+        {"criterion": {"name": "sparsegpt", "pattern": {"n": 2, "m": 4}}},
+        {"criterion": {"name": "sparsegpt", "pattern": {"n": 1, "m": 4}}},
+    ),
+    "criterion.wanda.pattern": (
+        {"criterion": {"name": "wanda", "pattern": {"n": 2, "m": 4}}},
+        {"criterion": {"name": "wanda", "pattern": {"rows": 2, "cols": 2}}, "amount": SOME},
+    ),
+    "criterion.wanda.across": (
+        {"criterion": {"name": "wanda"}, "amount": SOME},
+        {"criterion": {"name": "wanda", "across": "layer"}, "amount": SOME},
+    ),
+    "criterion.wanda.threshold": (
+        {"criterion": {"name": "wanda", "threshold": 0.1}}, {"criterion": {"name": "wanda", "threshold": 0.3}}
+    ),
     "criterion.magnitude.norm": (HALF, {**HALF, "criterion": {"name": "magnitude", "norm": "l1"}}),
     "criterion.magnitude.of": (
         {"criterion": {"name": "magnitude", "threshold": 0.8}},
@@ -283,6 +298,8 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 
 # Options whose effect has a test of its own.
 ELSEWHERE = {
+    "criterion.sparsegpt.damping": "tests/engine/test_weights.py",
+    "criterion.sparsegpt.block_columns": "tests/engine/test_weights.py",
     "lossy": "tests/engine/test_lossy.py",
     "external_data": "tests/engine/test_shelf.py",
     "preprocess.layout": "tests/engine/test_data_read.py and below",

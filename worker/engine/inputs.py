@@ -1,8 +1,8 @@
-"""What the layers read, for criteria of single weights: the size of each input over the data, and how inputs go together.
+"""What the layers read, for criteria of single weights: the size of each input over the data, and their Gram.
 
-In: an executor, layers, batches of samples. Out: `LayerInputs` by weight. An input is a column of the layer's matrix: for a
-convolution a channel at a tap (im2col). Of the places of a large map a seeded share is looked at. Layers whose inputs
-cannot be read off are left out, and so are those whose Gram would be too large.
+In: an executor, layers, batches of samples. Out: `LayerInputs` by weight. An input is a column of the layer's matrix:
+in a convolution a channel at a tap (im2col). Of the places of a large map a seeded share is looked at. Layers whose
+inputs cannot be read off are left out, and so are those whose Gram would be too large.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,7 +28,7 @@ MATRICES = ("Conv", "Gemm", "MatMul")  # a row of the weight is an output, a col
 
 @dataclass(frozen=True, eq=False)
 class LayerInputs:
-    """`blocks` are the groups of a convolution, each with inputs of its own. Sums run over `rows` samples and places."""
+    """`blocks` are the groups of a convolution, each with its own inputs. Sums run over `rows`: samples and places."""
 
     squares: Float  # (blocks, columns)
     gram: Float | None  # (blocks, columns, columns)

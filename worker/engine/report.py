@@ -232,9 +232,12 @@ def _refusals(subject: Subject, work: Work) -> Iterator[Refusal]:
     graph, shapes = subject.graph, cost.shapes_after(subject.analysis.ties.seen, {})
     if subject.request.criterion.prunes_weights():
         for layer in subject.analysis.layers:
+            size = cost.parameters(graph, shapes, layer.constants(graph))
             if not in_scope(subject.request.scope, layer):
-                size = cost.parameters(graph, shapes, layer.constants(graph))
                 yield Refusal(where=layer.name, reason="scope", message="not in scope", parameters=size)
+            elif layer.name in work.passed:
+                message = work.passed[layer.name]
+                yield Refusal(where=layer.name, reason="criterion_not_applicable", message=message, parameters=size)
         return
     yield from refusals(graph, subject.analysis, {group.name for group in subject.groups})
     for group in subject.groups:

@@ -28,6 +28,7 @@ from worker.engine.execute import Executor
 from worker.engine.finish import PRUNED, write_model
 from worker.engine.gates import Look
 from worker.engine.graph import Array, Graph
+from worker.engine.inputs import LayerInputs, layer_inputs
 from worker.engine.losses import Wish, resolve_loss
 from worker.engine.measure import measure, output_infos, write
 from worker.engine.observe import grams
@@ -40,7 +41,7 @@ from worker.engine.report import assemble
 from worker.engine.select import choose, group_in_scope, in_scope
 from worker.engine.sensitivity import sensitivities
 from worker.engine.shelf import Shelf
-from worker.engine.sparsify import sparsify
+from worker.engine.sparsify import Clues, Sparsified, sparsify
 from worker.engine.stages import Emit, InputFile, Inputs, Limits, Stages, Subject, Work
 
 __all__ = ["Emit", "InputFile", "Inputs", "Limits", "prune"]
@@ -244,8 +245,8 @@ def _cut(
     changed: Mapping[str, Array]
     refits: tuple[Refit, ...] = ()
     if request.criterion.prunes_weights():
-        layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
-        changed = sparsify(request, graph, layers, subject.sensitivities)
+        thinned = _thin(subject, data, stage)
+        changed, passed = thinned.changed, thinned.passed
     elif request.compensation == "reconstruct":
         rebuilt = _rebuild(subject, taken, data, stage)
         changed, taken, refits = rebuilt.changed, rebuilt.taken, rebuilt.refits
@@ -273,6 +274,19 @@ def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Spli
     material = Material(batches(data.fit), batches(data.held_back), subject.device, subject.request.seed)
     on_the_way = subject.request.criterion.watches_readers()
     return reconstruct(ties, subject.groups, readings(graph, ties.seen, subject.groups), material, taken, on_the_way)
+
+
+def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:
+    """Single weights: ranked by themselves, by the training's history, or by what their layers read."""
+    request, graph, seen = subject.request, subject.graph, subject.analysis.ties.seen
+    layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
+    asked = request.criterion.reads_inputs()
+    inputs: dict[str, LayerInputs] = {}
+    if asked and data.fit is not None:
+        batches = _batches(graph, data.fit, stage)
+        executor = Executor(graph, subject.device)
+        inputs = layer_inputs(executor, layers, seen, batches, with_gram=asked == "grams", seed=request.seed)
+    return sparsify(request, graph, layers, Clues(subject.sensitivities, inputs))
 
 
 def _centre(request: PruneRequest) -> Centre:

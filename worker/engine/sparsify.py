@@ -62,8 +62,8 @@ def _obstacle(request: PruneRequest, graph: Graph, layer: Layer, clues: Clues) -
         return "its weights are quantised, and cannot take over for others"
     if layer.weight not in clues.inputs:
         return (
-            f"its inputs cannot be read off: that is done for {', '.join(MATRICES)} with a constant weight on the right, "
-            f"and a Gram of at most {MOST_COLUMNS:,} inputs"
+            f"its inputs cannot be read off: that is done for {', '.join(MATRICES)} with a constant weight on the "
+            f"right, and a Gram of at most {MOST_COLUMNS:,} inputs"
         )
     return None
 
