@@ -194,6 +194,18 @@ class FinishingStep(ReportPart):
     detail: str = Field(description="What was done, in a sentence.")
 
 
+class Stored(ReportPart):
+    """The same pruned weights in one form of storage."""
+
+    form: Literal["dense", "sparse"]
+    file: str = Field(description="The name of the file among the job's artifacts.")
+    file_bytes: int
+    gzip_bytes: int
+    nonzero_weights: int = Field(description="Of the weights that were pruned, biases aside.")
+    weights: int
+    latency_ms: float
+
+
 class DataUse(ReportPart):
     """What became of the samples."""
 
@@ -236,6 +248,9 @@ class Report(ReportPart):
     devices: Devices
     steps: tuple[FinishingStep, ...] = Field(
         default=(), description="With `distill` or `quantize`: the model as pruned, and after each of them."
+    )
+    storage: tuple[Stored, ...] = Field(
+        default=(), description="For criteria of single weights: the file as it is, and with `sparse_output` the other."
     )
     layers: tuple[LayerChange, ...]
     groups: tuple[GroupChange, ...]

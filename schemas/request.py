@@ -152,6 +152,11 @@ class PruneRequest(Strict):
     quantize: Quantize | None = Field(
         default=None, description="Round the result to eight bits; by default not. The float model stays an artifact."
     )
+    sparse_output: bool = Field(
+        default=False,
+        description="For criteria of single weights: a second file, sparse.onnx, that stores the numbers that are not "
+        "zero and where they stand, where that is smaller. onnxruntime computes with it densely all the same.",
+    )
     target: str | CustomTarget | None = Field(
         default=None,
         union_mode="left_to_right",
@@ -215,6 +220,10 @@ class PruneRequest(Strict):
             )
         if weights and self.compensation != "none":
             raise ValueError('single weights are not merged; use compensation: "none"')
+        if self.sparse_output and not weights:
+            raise ValueError("sparse_output needs a criterion of weights: removed units leave no zeros")
+        if self.sparse_output and self.quantize is not None:
+            raise ValueError("sparse_output stores floating-point weights; leave quantize out")
         if self.constraints.fits_target and self.target is None:
             raise ValueError('constraints.fits_target needs a target, such as "stm32f4"; see GET /targets')
         if self.share_out == "error" and not self.criterion.comparable():

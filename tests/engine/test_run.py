@@ -293,6 +293,9 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "target": ({**HALF, "target": "stm32f4"}, {**HALF, "target": "rp2040"}),
     "distill": (HALF, {**HALF, "distill": {"epochs": 3}}),
     "quantize": (HALF, {**HALF, "quantize": {}}),
+    "sparse_output": (
+        {"criterion": WEIGHTS, "amount": SOME}, {"criterion": WEIGHTS, "amount": SOME, "sparse_output": True}
+    ),
     "seed": (WIDE, {**WIDE, "seed": 5}),
 }  # fmt: skip
 
@@ -320,6 +323,7 @@ def outcome(report: Report) -> object:
         removed(report),
         report.after.nonzero_parameters,
         [layer.nonzero_after for layer in report.layers],
+        [one.file for one in report.storage],
         report.before.accuracy,
         report.after.accuracy,
         broken,

@@ -6,14 +6,15 @@ model that differs from its masked self (`exactness_failed`), and what finishing
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
+import numpy as np
 import onnx_ir as ir
 import torch
 
 from schemas.errors import EspalierError
 from schemas.files import ARTIFACT
-from schemas.report import Exactness, FinishingStep, Report, Score
+from schemas.report import Exactness, FinishingStep, Report, Score, Stored
 from worker.engine import evaluate, surgery, verify
 from worker.engine.data import Samples, Split
 from worker.engine.execute import Executor, to_numpy
@@ -23,9 +24,12 @@ from worker.engine.graph import Array, Graph
 from worker.engine.load import gzip_bytes
 from worker.engine.quantised import without_rounding
 from worker.engine.render import write_reports
-from worker.engine.stages import Judged, Stages, Subject, Work
+from worker.engine.stages import Judged, Stages, Subject, Work, both
+from worker.engine.storage import SPARSE, sparsely
+from worker.engine.written import write_model
 
 PROOF_SAMPLES = 256
+Form = Literal["dense", "sparse"]
 
 
 def measure(
@@ -121,7 +125,8 @@ def _judge(
         )
         for made, latency, score in zip(work.made, fast, others, strict=False)
     )
-    return Judged(proof, first, others[-1], latency_before_ms, fast[-1], steps, unjudged)
+    forms = _stored(subject, work, one, fast[-1])
+    return Judged(proof, first, others[-1], latency_before_ms, fast[-1], steps, unjudged, forms)
 
 
 def _unjudged(subject: Subject, samples: Samples, error: EspalierError) -> str:
@@ -130,6 +135,50 @@ def _unjudged(subject: Subject, samples: Samples, error: EspalierError) -> str:
     if error.code != "evaluation_invalid" or asked:
         raise error
     return error.failure.detail
+
+
+def _stored(subject: Subject, work: Work, one: Samples, latency_ms: float) -> tuple[Stored, ...]:
+    """The forms that a model with zeros is stored in, each measured; the sparse one computes as the dense one does."""
+    request = subject.request
+    if not request.criterion.prunes_weights():
+        return ()
+    forms: list[tuple[Form, str, tuple[Path, ...], float]]
+    forms = [("dense", ARTIFACT, both(work.artifact, work.weights), latency_ms)]
+    if request.sparse_output:
+        path = _write_sparsely(subject, work)
+        _assert_equal(work.artifact, path, one)
+        forms.append(("sparse", SPARSE, (path,), evaluate.latency_ms(evaluate.session(path), one)))
+    known = work.model.graph.initializers
+    held = [known[name].const_value for name in work.changed if name in known]
+    arrays = [value.numpy() for value in held if value is not None]
+    return tuple(
+        Stored(
+            form=form,
+            file=name,
+            file_bytes=sum(path.stat().st_size for path in paths),
+            gzip_bytes=sum(map(gzip_bytes, paths)),
+            nonzero_weights=sum(int(np.count_nonzero(array)) for array in arrays),
+            weights=sum(array.size for array in arrays),
+            latency_ms=latency,
+        )
+        for form, name, paths, latency in forms
+    )
+
+
+def _write_sparsely(subject: Subject, work: Work) -> Path:
+    path, shelf = subject.folder / SPARSE, subject.loaded.shelf
+    proto = sparsely(surgery.to_proto(work.model), shelf, work.changed.keys())
+    if write_model(proto, shelf, path, apart=False) is not None:
+        detail = "even its sparse form takes more than the 2 GiB that one file holds"
+        raise EspalierError("model_too_large", detail, where="/sparse_output", hint="Leave sparse_output out.")
+    return path
+
+
+def _assert_equal(dense: Path, sparse: Path, samples: Samples) -> None:
+    names = [port.name for port in evaluate.session(dense).get_outputs()]
+    found = [evaluate.run(evaluate.session(path), samples, names) for path in (dense, sparse)]
+    one, other = ([outputs[name] for name in names] for outputs in found)
+    verify.assert_exact(verify.compare(names, other, one, one, samples.count))
 
 
 def output_infos(subject: Subject) -> list[evaluate.OutputInfo]:
@@ -174,6 +223,8 @@ def write(report: Report, work: Work, workdir: Path) -> None:
     if work.quantized:
         work.made[-2].path.rename(add_file(workdir, FLOAT))
         weights.append(work.made[-2].weights)
+    if report.options.sparse_output:
+        add_file(workdir, SPARSE)
     work.artifact.rename(workdir / ARTIFACT)
     kept = sorted({path.name for path in weights if path is not None})
     tidy(workdir, kept)

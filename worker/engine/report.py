@@ -97,6 +97,7 @@ def assemble(
         exactness=judged.proof,
         devices=where,
         steps=judged.steps,
+        storage=judged.storage,
         layers=tuple(_layers(subject, counted, whole, after)),
         groups=tuple(_groups(subject, work)),
         refits=tuple(_refits(subject, work)),
@@ -254,6 +255,11 @@ def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
         yield "Nothing was removed: no unit lies beyond the threshold. Widen it, or give an amount instead."
     elif weights and not work.changed:
         yield "Nothing was removed: no weight lies below the threshold."
+    elif weights:
+        yield (
+            "Zeros are not speed: onnxruntime and most devices multiply by them as by any other number. What shrinks "
+            "is the compressed file; remove units to make the network itself smaller and faster."
+        )
     elif not judged.proof.mask_has_effect:
         yield "The removed units had no effect on the outputs for these samples: they were dead."
     if judged.proof.over_kept:

@@ -10,7 +10,7 @@ from typing import Literal
 import onnx_ir as ir
 
 from schemas.job import Progress
-from schemas.report import Exactness, FinishingStep, Score, StageTiming
+from schemas.report import Exactness, FinishingStep, Score, StageTiming, Stored
 from schemas.request import PruneRequest
 from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done
@@ -102,10 +102,10 @@ def both(model: Path, weights: Path | None) -> tuple[Path, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What was done to it. `changed` are constants at full width; `passed` are the groups that the criterion has no say
-    on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file, and `weights` that of its
-    weights, if they have one. `made` are the steps that led there, where there are several; `quantized`: the file holds
-    `model` in eight bits."""
+    """What was done to it. `changed` are constants at full width; `passed` are the groups or layers that the criterion
+    has no say on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file, and `weights` that
+    of its weights, if they have one. `made` are the steps that led there, where there are several; `quantized`: the file
+    holds `model` in eight bits."""
 
     changed: Mapping[str, Array]
     gone: Gone
@@ -135,6 +135,7 @@ class Judged:
     latency_after_ms: float
     steps: tuple[FinishingStep, ...] = ()
     unjudged: str = ""
+    storage: tuple[Stored, ...] = ()
 
 
 @dataclass

@@ -1,6 +1,6 @@
-"""The way from the uploaded model to the artifact, where it has several steps.
+"""The way from the uploaded model to the artifact, where it has several steps; the forms that zeros are stored in.
 
-In: a `Report`. Out: a row for the uploaded model and one for each step.
+In: a `Report`. Out: a row for the uploaded model and one for each step; a row for each form of storage.
 """
 
 from dataclasses import dataclass
@@ -39,4 +39,29 @@ def _row(name: str, one: Side | FinishingStep, score: Score | None, took: str, d
         latency=numbers.milliseconds(one.latency_ms),
         took=took,
         detail=detail,
+    )
+
+
+@dataclass(frozen=True)
+class StorageRow:
+    form: str
+    name: str
+    file: str
+    gzip: str
+    nonzero: str
+    latency: str
+
+
+def storage_rows(report: Report) -> tuple[StorageRow, ...]:
+    """How a model with zeros may be stored, and what each form costs."""
+    return tuple(
+        StorageRow(
+            form=one.form,
+            name=one.file,
+            file=numbers.size(one.file_bytes),
+            gzip=numbers.size(one.gzip_bytes),
+            nonzero=f"{one.nonzero_weights:,} of {one.weights:,}",
+            latency=numbers.milliseconds(one.latency_ms),
+        )
+        for one in report.storage
     )

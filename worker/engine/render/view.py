@@ -29,7 +29,7 @@ from worker.engine.render.rows import (
     layer_rows,
     reason_rows,
 )
-from worker.engine.render.steps import StepRow, step_rows
+from worker.engine.render.steps import StepRow, StorageRow, step_rows, storage_rows
 
 LAYERS_SHOWN = 200
 GROUPS_SHOWN = 100
@@ -58,6 +58,7 @@ class View:
     compiled: CompiledView | None
     devices: tuple[DeviceRow, ...]
     steps: tuple[StepRow, ...]
+    storage: tuple[StorageRow, ...]
     refits: tuple[Refit, ...]
     seconds: float
 
@@ -93,6 +94,7 @@ def view(report: Report) -> View:
         compiled=compiled_view(report.devices.compiled) if report.devices.compiled else None,
         devices=device_rows(report.devices),
         steps=step_rows(report),
+        storage=storage_rows(report),
         refits=report.refits[:REFITS_SHOWN],
         seconds=sum(timing.seconds for timing in report.timings),
     )
