@@ -18,7 +18,7 @@ help:
 	@echo 'make format        let ruff format and repair'
 	@echo 'make example       train the digits network of examples/ into out/'
 	@echo 'make bench         time from POST to result beside the time of the engine; memory during uploads'
-	@echo 'make bench-papers  train and prune the networks of Zheng, beside the figures of the paper'
+	@echo 'make bench-papers  the tables and curves of five papers, beside the figures of each  (PAPERS_ARGS="--quick")'
 	@echo 'make bench-prunability  half of every group over many models: exact, kept, time, memory, beside other pruners'
 	@echo 'make bench-ranking  how well each criterion ranks units, and what the exact ranking costs'
 	@echo 'make bench-wide  distinctiveness of 4,096 units over 50,000 samples: memory and time'
@@ -50,7 +50,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.upload
 
 bench-papers: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.zheng $(ZHENG_ARGS)
+	$(BIN)/python -m benchmarks.papers $(PAPERS_ARGS)
 
 # BENCH_RIVALS_PYTHON names an interpreter with torch, onnx, onnxruntime, torch-pruning and onnxsim to compare with.
 bench-prunability: $(VENV)/.dev

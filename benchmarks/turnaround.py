@@ -20,7 +20,7 @@ import httpx
 import numpy as np
 import psutil
 
-from benchmarks.papernets import build, export
+from benchmarks.papers.zheng_nets import build, export
 from benchmarks.serving import serving, until_ready
 from schemas.request import parse_options
 from service.client import Client

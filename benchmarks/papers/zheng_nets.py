@@ -135,7 +135,7 @@ def _accuracy(model: nn.Sequential, images: NDArray[np.float32], labels: NDArray
     return float((said == labels).mean())
 
 
-def export(model: nn.Sequential, example: NDArray[np.float32], path: Path) -> None:
+def export(model: nn.Module, example: NDArray[np.float32], path: Path) -> None:
     """Under a name of its own first: an interrupted export must not be taken for a cached network."""
     unfinished = path.with_suffix(".part")
     with warnings.catch_warnings():

@@ -1,35 +1,18 @@
-"""Zheng's result, from one command: `python -m benchmarks.zheng [--quick]`, or `make bench-papers`.
+"""Zheng, Pruning technique based on distinctiveness: five seeds of the paper's CNN and FNN, the units of the first
+fully connected layer pruned at 15 to 60 degrees, units removed and accuracy before and after beside the paper's.
 
-Trains five seeds of the paper's CNN and FNN (or takes them from out/), prunes the units of the first fully connected
-layer at 15 to 60 degrees through the engine, and prints the share of units removed and the accuracy before and after
-beside the paper's. In: MNIST in ESPALIER_DATA (default ../shared/data). Out: tables, and out/zheng/results.json.
-
-Exit code 1 where the claim does not hold: at 15 degrees the CNN loses about a third of those units (a mean of 20 to
-45 %) and no training's accuracy moves by more than 0.5 points.
+In: MNIST in ESPALIER_DATA. Out: tables, plots, out/papers/zheng.json. The claim that must hold here: at 15 degrees the
+CNN loses about a third of those units (a mean of 20 to 45 %) and no training's accuracy moves by more than 0.5 points.
 """
 
-import argparse
-import json
-import os
-import sys
-import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from hashlib import sha256
-from pathlib import Path
-from statistics import mean
+from statistics import mean, pstdev
 
-import numpy as np
-
-from benchmarks.papernets import MEAN, STD, Digits, Net, Trained, load_digits, shaped, trained
-from schemas.criteria import Distinctiveness
-from schemas.job import Progress
-from schemas.request import Amount, Preprocess, PruneRequest, Scope
-from worker.engine.run import InputFile, Inputs, Limits, prune
+from benchmarks.papers.bench import DATA, OUT, Curve, Subject, keep, plot
+from benchmarks.papers.zheng_nets import MEAN, STD, Digits, Net, Trained, load_digits, shaped, trained
 
 ANGLES = tuple(range(15, 61, 5))
-OUT = Path("out/zheng")
 UNITS = 64
 SETTINGS: dict[Net, str] = {
     "cnn": "CNN conv10x5-pool-conv20x5-pool-fc64-fc10, ReLU",
@@ -63,52 +46,42 @@ class Trial:
         return self.dead + self.pairs
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one seed and four angles")
-    parser.add_argument("--net", choices=tuple(SETTINGS), action="append", help="only this network")
-    options = parser.parse_args(argv)
-    seeds, angles = (1, (15, 25, 30, 60)) if options.quick else (5, ANGLES)
-    begun = time.perf_counter()
-    digits = load_digits(Path(os.environ.get("ESPALIER_DATA") or "../shared/data"))
+def show(quick: bool) -> bool:
+    seeds, angles = (1, (15, 25, 30, 60)) if quick else (5, ANGLES)
+    digits = load_digits(DATA)
     trials: list[Trial] = []
-    for net in options.net or tuple(SETTINGS):
+    for net in SETTINGS:
         networks = [trained(net, seed, digits, OUT) for seed in range(seeds)]
         # The middle of a ReLU's range does not exist: `auto` already is `none` there.
         for centre in ("auto",) if net == "cnn" else ("auto", "none"):
             found = sweep(net, networks, digits, centre, angles)
             print(table(net, centre, found, angles), flush=True)
+            draw(net, centre, found, angles)
             trials += found
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "results.json").write_text(json.dumps([asdict(trial) for trial in trials], indent=1))
+    keep("zheng", [asdict(trial) for trial in trials])
     print(differences(trials))
-    print(
-        f"{len(trials)} prunings in {time.perf_counter() - begun:.0f} s, trainings included where they were not cached"
-    )
     return verdict(trials)
 
 
 def sweep(net: Net, networks: Sequence[Trained], digits: Digits, centre: str, angles: Sequence[int]) -> list[Trial]:
-    """Every network at every angle, through the engine, on files as a user would send them."""
-    with tempfile.TemporaryDirectory() as folder:
-        calibration, evaluation = Path(folder, "calibration.npz"), Path(folder, "evaluation.npz")
-        np.savez(calibration, image=shaped(net, digits.train))
-        np.savez(evaluation, image=shaped(net, digits.test), labels=digits.test_labels)
-        files = [input_file(path) for path in (calibration, evaluation)]
-        return [trial(one, centre, angle, files, Path(folder)) for one in networks for angle in angles]
+    """Every network at every angle, through the engine."""
+    evaluation = {"image": shaped(net, digits.test), "labels": digits.test_labels}
+    calibration = {"image": shaped(net, digits.train)}
+    return [
+        trial(one, Subject(one.path, evaluation, calibration), centre, angle) for one in networks for angle in angles
+    ]
 
 
-def trial(one: Trained, centre: str, angle: int, files: Sequence[InputFile], workdir: Path) -> Trial:
-    request = PruneRequest(
-        criterion=Distinctiveness(angle_deg=angle, opposite_deg=180 - angle, centre=centre),
-        amount=Amount(threshold=True),
-        compensation="merge",
-        scope=Scope(include=("*fc1*",)),
-        preprocess=Preprocess(mean=(MEAN,), std=(STD,)) if one.net == "fnn-normalised" else Preprocess(),
-    )
-    inputs = Inputs(input_file(one.path), {}, *files)
-    limits = Limits(threads=os.cpu_count() or 1, max_data_bytes=1 << 32)
-    report = prune(request, inputs, workdir, limits, _quietly)
+def trial(one: Trained, subject: Subject, centre: str, angle: int) -> Trial:
+    criterion = {"name": "distinctiveness", "angle_deg": angle, "opposite_deg": 180 - angle, "centre": centre}
+    options: dict[str, object] = {
+        "criterion": criterion,
+        "amount": {"threshold": True},
+        "compensation": "merge",
+        "scope": {"include": ["*fc1*"]},
+        "preprocess": {"mean": [MEAN], "std": [STD]} if one.net == "fnn-normalised" else {},
+    }
+    report = subject.prune(options)
     before, after = report.before.accuracy, report.after.accuracy
     assert before is not None
     assert after is not None
@@ -117,13 +90,16 @@ def trial(one: Trained, centre: str, angle: int, files: Sequence[InputFile], wor
     return Trial(one.net, one.seed, centre, angle, dead, removed - dead, before.score, after.score)
 
 
-def input_file(path: Path) -> InputFile:
-    content = path.read_bytes()
-    return InputFile(path, sha256(content).hexdigest(), path.name, len(content))
-
-
-def _quietly(progress: Progress) -> None:
-    """The tables are the progress."""
+def draw(net: Net, centre: str, trials: Sequence[Trial], angles: Sequence[int]) -> None:
+    """Means and spreads over the trainings: what goes, and what it costs."""
+    rows = [[trial for trial in trials if trial.angle == angle] for angle in angles]
+    removed = [[100 * one.removed / UNITS for one in row] for row in rows]
+    after = [[100 * one.after for one in row] for row in rows]
+    curves = [
+        Curve("units removed, per cent", angles, list(map(mean, removed)), list(map(pstdev, removed))),
+        Curve("accuracy, per cent", angles, list(map(mean, after)), list(map(pstdev, after))),
+    ]
+    plot(f"zheng_{net}_{centre}", f"{SETTINGS[net]}, centre {centre}", "angle, degrees", "per cent", curves)
 
 
 # ---- what is printed
@@ -197,11 +173,9 @@ def describe(rows: Sequence[Trial]) -> str:
     return f"{share:.1f} % removed, {mean(changes):+.2f} points, {min(changes):+.2f} at worst"
 
 
-def verdict(trials: Sequence[Trial]) -> int:
-    """0 where the paper's claim about the CNN at 15 degrees holds for these trainings."""
+def verdict(trials: Sequence[Trial]) -> bool:
+    """Whether the paper's claim about the CNN at 15 degrees holds for these trainings."""
     rows = pick(trials, "cnn", "auto", 15)
-    if not rows:
-        return 0
     share = 100 * mean(row.removed for row in rows) / UNITS
     worst = max(abs(100 * (row.after - row.before)) for row in rows)
     holds = 20 <= share <= 45 and worst <= 0.5
@@ -209,8 +183,4 @@ def verdict(trials: Sequence[Trial]) -> int:
         f"CNN at 15°: {share:.1f} % of the units removed on average, accuracy moved by at most {worst:.2f} points: "
         f"the paper's claim {'holds' if holds else 'DOES NOT HOLD'} here"
     )
-    return 0 if holds else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return holds
