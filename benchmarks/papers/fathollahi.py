@@ -54,9 +54,9 @@ def table(shares: tuple[float, ...], curves: dict[str, list[float]], before: flo
         lines.append(f"{share:>5.0%}{ours}  {WEIGHTS.get(share, '-')} / {NEURONS.get(share, '-')}")
     lines.append(
         note(
-            """Where this differs: the paper trained another network of the same shape and does not say whether its shares
-            are of each layer or of all; both are here. What its neurons lose by the norm alone, obs with a refit mostly
-            keeps."""
+            """Where this differs: the paper trained another network of the same shape and does not say whether its
+            shares are of each layer or of all; both are here. What its neurons lose by the norm alone, obs with
+            a refit mostly keeps."""
         )
     )
     return "\n".join(lines)

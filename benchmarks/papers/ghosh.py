@@ -117,9 +117,9 @@ def show(quick: bool) -> bool:
     keep("ghosh", kept)
     print(
         note(
-            """Where this differs: the paper's tables are not ours, so accuracies cannot be compared, only their changes.
-            At 15 degrees weight rows are hardly ever alike, so little goes and nothing changes, as it says; angles of
-            activations find more. Units that never fire are counted among those removed."""
+            """Where this differs: the paper's tables are not ours, so accuracies cannot be compared, only their
+            changes. At 15 degrees weight rows are hardly ever alike, so little goes and nothing changes, as it
+            says; angles of activations find more. Units that never fire are counted among those removed."""
         )
     )
     return held

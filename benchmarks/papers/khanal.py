@@ -78,10 +78,11 @@ def _by_absolute_value(subject: Subject) -> str:
     report = subject.prune(options)
     gone = {layer.name: layer.parameters_after - layer.nonzero_after for layer in report.layers}
     return note(
-        f"""Where this differs: the paper's 46 + 13 synapses at 0.45 are of another training; ours loses 1 + 5. It does not
-        say how negative sensitivities are normalised. By absolute value nearly all go, which cannot be meant: at 0.45
-        {gone["fc1"]:,} + {gone["fc2"]:,} synapses, accuracy {_score(report):.4f}. A synapse that ended where it began has
-        sensitivity 0 (the formula divides by nothing there). The history has a snapshot an epoch, not every update."""
+        f"""Where this differs: the paper's 46 + 13 synapses at 0.45 are of another training; ours loses 1 + 5. It
+        does not say how negative sensitivities are normalised. By absolute value nearly all go, which cannot be
+        meant: at 0.45 {gone["fc1"]:,} + {gone["fc2"]:,} synapses, accuracy {_score(report):.4f}. A synapse that
+        ended where it began has sensitivity 0 (the formula divides by nothing there). The history has a
+        snapshot an epoch, not every update."""
     )
 
 

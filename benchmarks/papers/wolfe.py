@@ -42,10 +42,10 @@ def show(quick: bool) -> bool:
     keep("wolfe", {"shares": shares, **kept})
     print(
         note(
-            f"""The paper's findings: brute force is nearest to what is possible, re-ranking helps, the second order is
-            nearer to brute force than the first. Where this differs: the losses are cross-entropies here (the paper's are
-            squared errors), ranked on {CALIBRATION:,} training images less those held back; the networks are other
-            trainings."""
+            f"""The paper's findings: brute force is nearest to what is possible, re-ranking helps, the second order
+            is nearer to brute force than the first. Where this differs: the losses are cross-entropies here
+            (the paper's are squared errors), ranked on {CALIBRATION:,} training images less those held back;
+            the networks are other trainings."""
         )
     )
     return held
