@@ -103,9 +103,9 @@ def both(model: Path, weights: Path | None) -> tuple[Path, ...]:
 @dataclass(frozen=True, eq=False)
 class Work:
     """What was done to it. `changed` are constants at full width; `passed` are the groups or layers that the criterion
-    has no say on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file, and `weights` that
-    of its weights, if they have one. `made` are the steps that led there, where there are several; `quantized`: the file
-    holds `model` in eight bits."""
+    has no say on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file, and `weights`
+    that of its weights, if they have one. `made` are the steps that led there, where there are several; `quantized`:
+    the file holds `model` in eight bits."""
 
     changed: Mapping[str, Array]
     gone: Gone
