@@ -22,7 +22,7 @@ class DevicePart(BaseModel):
 
 
 class Rates(DevicePart):
-    """Multiply-accumulates that a device sustains in one cycle."""
+    """Multiply-accumulates that tuned kernels sustain in one cycle of a device."""
 
     fp32: PositiveRate
     int8: PositiveRate
@@ -72,7 +72,7 @@ class CustomTarget(DevicePart):
 
 
 class Speed(DevicePart):
-    """An estimate: MACs over the rate of the device, without memory stalls and without other operators."""
+    """An estimate: MACs over the rate that tuned kernels sustain, without memory stalls and without other operators."""
 
     arithmetic: Literal["fp32", "int8"]
     cycles: int
