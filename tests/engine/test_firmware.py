@@ -237,6 +237,28 @@ def test_a_program_is_laid_out_anew() -> None:
     assert body.index("node0__h_conv(x, weight1_w, tmp0_h);") < body.index("node1__r_relu(tmp0_h, y);")
 
 
+def test_weights_are_widened_just_before_they_are_read() -> None:
+    """Widened first thing, w would lie beside x and h."""
+    source = """
+EMX_NODE_FN void node0__w_dequantizelinear(const int8_t input0[4], float output[4]) {
+EMX_NODE_FN void node1__h_softmax(const float input0[1][4], float output[1][4]) {
+EMX_NODE_FN void node2__y_gemm(const float input_a[1][4], const float input_b[4], float output[1][4]) {
+const EMX_UNUSED int8_t weight1_q[4] = {};
+void model(const float x[1][4], float y[1][4]) {
+    float tmp0_w[4];
+    float tmp1_h[1][4];
+    node0__w_dequantizelinear(weight1_q, tmp0_w);
+    node1__h_softmax(x, tmp1_h);
+    node2__y_gemm(tmp1_h, tmp0_w, y);
+}
+"""
+    program = planned(source)
+    body = program.source[program.source.index("void model_run(void) {") :]
+    order = [line.strip().split("(")[0] for line in body.splitlines() if line.strip().startswith("node")]
+    assert ["node1__h_softmax", "node0__w_dequantizelinear", "node2__y_gemm"] == order
+    assert 48 == program.arena_bytes  # w, h and y at the end; x is gone by then
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [

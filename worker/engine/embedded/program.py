@@ -128,7 +128,7 @@ def _read(source: str, entry: re.Match[str]) -> _Entry:
     for made in calls:
         if strange := [name for name in made.args if name not in known]:
             raise _unknown(f"the generated program hands {strange[0]} to it", made.operator)
-    return _Entry(tuple(inputs), tuple(outputs), values, tuple(calls))
+    return _Entry(tuple(inputs), tuple(outputs), values, tuple(_late(calls, values)))
 
 
 def _value(text: str) -> Value:
@@ -150,6 +150,25 @@ def _call(found: re.Match[str], operators: dict[int, str], writes: dict[str, tup
         raise _unknown("the generated program calls it with other than arrays", operator)
     written = frozenset(name for name, writes_it in zip(args, slots, strict=True) if writes_it)
     return Call(found["function"], operator, args, written)
+
+
+def _late(calls: list[Call], values: dict[str, Value]) -> list[Call]:
+    """What reads weights alone (widening quantised ones) is done just before somebody reads the result, so that its
+    place is taken no longer than need be."""
+    waiting: dict[str, Call] = {}
+    found: list[Call] = []
+    for call in calls:
+        reads = [name for name in call.args if name in values and name not in call.written]
+        for name in reads:
+            if name in waiting:
+                early = waiting[name]
+                found.append(early)
+                waiting = {one: other for one, other in waiting.items() if other is not early}
+        if reads:
+            found.append(call)
+        else:
+            waiting |= dict.fromkeys(call.written, call)
+    return [*found, *dict.fromkeys(waiting.values())]
 
 
 # ---- placing
