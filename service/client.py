@@ -182,13 +182,15 @@ class Client:
         """Every file that the job made."""
         return _parse(ResultFiles, self._checked(lambda: self._http.get(f"/jobs/{job_id}/artifacts"))).artifacts
 
-    def download(self, job_id: str, name: str, path: Path) -> None:
+    def download(self, job_id: str, name: str | ResultFile, path: Path) -> None:
         """Fetch one of them into `path`, which appears only once it is whole and has the announced hash."""
-        known = {one.name: one for one in self.artifacts(job_id)}
-        if name not in known:
-            detail = f"job {job_id} made no file {name!r}; {nearest(name, tuple(known))}"
-            raise EspalierError("not_found", detail, where=job_id)
-        self._fetch(f"/jobs/{job_id}/artifacts/{name}", f"sha256:{known[name].sha256}", path)
+        if isinstance(name, str):
+            known = {one.name: one for one in self.artifacts(job_id)}
+            if name not in known:
+                detail = f"job {job_id} made no file {name!r}; {nearest(name, tuple(known))}"
+                raise EspalierError("not_found", detail, where=job_id)
+            name = known[name]
+        self._fetch(f"/jobs/{job_id}/artifacts/{name.name}", f"sha256:{name.sha256}", path)
 
     def _fetch(self, address: str, announced: str, path: Path) -> None:
         def fetch() -> httpx.Response:

@@ -16,7 +16,9 @@ from service.files import replacing
 
 def fetch(arguments: argparse.Namespace) -> int:
     with Client(arguments.server, arguments.api_key) as client:
-        for name in arguments.names or [one.name for one in client.artifacts(arguments.id)]:
+        if not arguments.names:
+            print("\n".join(map(str, fetch_all(client, arguments.id, arguments.out))))
+        for name in arguments.names:
             path = arguments.out / name
             client.download(arguments.id, name, path)
             print(path)
@@ -27,7 +29,7 @@ def fetch_all(client: Client, job_id: str, folder: Path) -> tuple[Path, ...]:
     """Every file of a job's result."""
     paths = []
     for one in client.artifacts(job_id):
-        client.download(job_id, one.name, folder / one.name)
+        client.download(job_id, one, folder / one.name)
         paths.append(folder / one.name)
     return tuple(paths)
 

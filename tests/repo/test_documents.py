@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from schemas.criteria import CRITERIA
 from schemas.request import Amount, Constraints, Evaluation, Preprocess, PruneRequest, Scope
+from schemas.sweep import MOST_POINTS, CompareRequest, SurfaceRequest, SweepRequest
 from service.cli import build_parser
 from state.settings import OTHERS, Settings
 
@@ -66,6 +67,16 @@ def test_the_criteria_are_named_in_the_options_table() -> None:
     row = re.search(r"^\| `criterion\.name` \|.*?\|(.*?);", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert row is not None
     assert sorted(CRITERIA) == sorted(re.findall(r"`([a-z0-9_]+)`", row[1]))
+
+
+def test_the_options_of_sweeps_and_comparisons_are_documented() -> None:
+    table = (ROOT / "docs/http.md").read_text().split("## Sweep and compare")[1].split("\n## ")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    documented = [path for cell in first_cells for path in re.findall(r"`([^`]+)`", cell)]
+    expected = {*SweepRequest.model_fields, *CompareRequest.model_fields}
+    expected |= {f"surface.{name}" for name in SurfaceRequest.model_fields}
+    assert expected == set(documented)
+    assert f"{MOST_POINTS} points at most" in table
 
 
 def test_the_commands_of_the_readme_exist() -> None:
