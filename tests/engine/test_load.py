@@ -57,6 +57,17 @@ def test_other_formats_are_named_and_the_recipe_is_given(tmp_path: Path) -> None
         assert recipe in error.failure.hint
 
 
+def test_files_from_when_initializers_were_inputs_are_pruned_into_newer_ones(tmp_path: Path) -> None:
+    proto = mlp()
+    proto.ir_version, proto.opset_import[0].version = 3, 9
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(helper.make_tensor_value_info(tensor.name, TensorProto.FLOAT, tensor.dims))
+    dissected = dissect(proto, tmp_path)
+    after = dissected.cut(dissected.random_half())
+    onnx.checker.check_model(after, full_check=True)
+    assert (4, ["x"]) == (after.ir_version, [one.name for one in after.graph.input])
+
+
 @pytest.mark.parametrize("content", [b"", b"hello, this is no model at all", b"\x00" * 64, b"\xff" * 100])
 def test_what_is_no_model_is_unreadable(content: bytes, tmp_path: Path) -> None:
     assert "model_unreadable" == refusal(content, tmp_path).code

@@ -29,6 +29,7 @@ from worker.engine.states import drop_zero_states
 
 GZIP_BLOCK = 1 << 20
 GZIP_BLOCKS = 256  # of a larger file only so many are compressed, spread evenly: all of a gigabyte take a minute
+INITIALIZERS_APART = 4  # the version of the format since which initializers need not be inputs
 SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
 
 
@@ -91,6 +92,7 @@ def _normalise(proto: onnx.ModelProto, shelf: Shelf) -> tuple[ir.Model, dict[str
         model = passes.InlinePass()(model).model
     model = passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model).model
     model = passes.RemoveInitializersFromInputsPass()(model).model
+    model.ir_version = max(model.ir_version, INITIALIZERS_APART)
     settle_sizes(model)
     left = fold_constants(model, shelf)
     if settle_expands(model):
