@@ -88,7 +88,9 @@ def confine(plan: Confinement) -> Sandbox:
     _limit(plan)
     _prctl(PR_SET_DUMPABLE, 0)
     _prctl(PR_SET_NO_NEW_PRIVS, 1)
-    reached = {"landlock": _restrict_paths(plan), "seccomp": _restrict_calls(plan)}
+    paths = _restrict_paths(plan)
+    # Which programs those are is Landlock's to see to: without it there are none.
+    reached = {"landlock": paths, "seccomp": _restrict_calls(plan.cuda, programs=paths and bool(plan.run))}
     missing = tuple(name for name, done in reached.items() if not done)
     return Sandbox("full" if not missing else "off" if len(missing) == len(reached) else "partial", missing)
 
@@ -210,9 +212,9 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
 
-def _restrict_calls(plan: Confinement) -> bool:
+def _restrict_calls(cuda: bool, *, programs: bool) -> bool:
     """Whether seccomp now holds; not on an architecture whose call numbers are not known here."""
-    text = filter_program(os.uname().machine, os.getpid(), cuda=plan.cuda, programs=bool(plan.run))
+    text = filter_program(os.uname().machine, os.getpid(), cuda=cuda, programs=programs)
     if text is None:
         return False
     buffer = ctypes.create_string_buffer(text, len(text))

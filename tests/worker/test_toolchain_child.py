@@ -55,6 +55,27 @@ def test_a_confined_process_starts_the_toolchain_and_nothing_else(may: str, said
     assert [*said, "PermissionError", "PermissionError", "PermissionError"] == done.stdout.splitlines()
 
 
+def test_without_landlock_no_program_may_be_started(tmp_path: Path) -> None:
+    """seccomp cannot tell one program from another."""
+    code = """
+import subprocess, sys
+from pathlib import Path
+from worker import sandbox
+sandbox.landlock_version = lambda: 0
+shell = Path("/bin/sh")
+plan = sandbox.Confinement((), Path(sys.argv[1]), cpu_seconds=60, memory_bytes=None, file_bytes=1, run=(shell,))
+print(sandbox.confine(plan).missing)
+try:
+    subprocess.run([shell, "-c", "true"])
+except PermissionError:
+    print("refused")
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    env = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert ("('landlock',)\nrefused\n", 0) == (done.stdout, done.returncode), done.stderr
+
+
 def report_of(place: Workplace, options: dict[str, object]) -> tuple[Report, list[str]]:
     job = submit(place, {"model": network(8), "calibration": samples(200)}, {**HALF, **options})
     claim = place.store.claim(job.id, "w", lease_seconds=5)
