@@ -21,6 +21,7 @@ from schemas.strict import Strict
 
 MOST_POINTS = 64
 MOST_REPEATS = 20
+LONGEST_NAME = 160
 SHARED = ("lossy", "preprocess", "sample_axes", "evaluation", "device", "seed")
 
 Options = dict[str, JsonValue]
@@ -29,11 +30,10 @@ Keep = Literal["all", "best", "none"]
 
 @dataclass(frozen=True)
 class Planned:
-    """One point before it is run. `series` names the curve it belongs to; `settings` is what sets it apart."""
+    """One point before it is run. `series` names the curve it belongs to."""
 
     label: str
     series: str
-    settings: Mapping[str, JsonValue]
     request: PruneRequest
 
 
@@ -60,6 +60,7 @@ class _Many(Strict):
         """Every point, in order."""
         planned: list[Planned] = []
         for label, series, settings in self._apart():
+            label, series = _short(label), _short(series)
             shared = sorted(set(settings) & set(SHARED))
             if shared:
                 raise ValueError(f"{shared[0]!r} is the same for all points: set it in `base`")
@@ -70,7 +71,7 @@ class _Many(Strict):
                 raise ValueError(f"point {len(planned) + 1} ({label}): {wrong}") from None
             if request.verify_on is not None:
                 raise ValueError("verify_on is for a single pruning: prune the point that you choose with it")
-            planned.append(Planned(label, series, settings, request))
+            planned.append(Planned(label, series, request))
             if len(planned) > MOST_POINTS:
                 raise ValueError(f"more than {MOST_POINTS} points; a job takes no more")
         if len({json.dumps(one.request.model_dump(mode="json"), sort_keys=True) for one in planned}) < len(planned):
@@ -244,6 +245,11 @@ def _words(settings: JsonValue) -> str:
     return ", ".join(
         f"{name} {_words(value)}" if not isinstance(value, dict) else _words(value) for name, value in settings.items()
     )
+
+
+def _short(name: str) -> str:
+    """A name is read by people, however long the values are that it is made of."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def _text(value: JsonValue) -> str:

@@ -45,6 +45,15 @@ def test_what_a_point_says_lies_over_what_all_share() -> None:
     assert {"keep_macs": 0.5} == laid_over({"amount": {"remove_units": 0.5}}, {"amount": {"keep_macs": 0.5}})["amount"]
 
 
+def test_names_stay_short() -> None:
+    scope = {"include": ["*", "x" * 1000]}
+    request = parse_sweep({"base": {"amount": {"remove_units": 0.5}}, "points": [{"scope": scope}]})
+    assert 160 == len(request.plan[0].label)
+    with pytest.raises(EspalierError) as refusal:
+        parse_sweep({"points": [{"scope": {"include": "x" * 10_000}}]})
+    assert len(refusal.value.failure.detail) < 500
+
+
 def test_a_comparison_is_every_criterion_at_every_amount_with_random_beside() -> None:
     asked = {"criteria": [{"name": "magnitude"}, {"name": "distinctiveness"}], "amounts": [{"remove_units": 0.5}]}
     plan = parse_comparison(asked).plan

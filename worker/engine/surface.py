@@ -82,7 +82,11 @@ class Trials:
         parts = []
         for part in self.samples.batches(self.batch or evaluate.chunk_rows(self.samples)):
             found = self.executor.run(evaluate.pad(part, self.batch).inputs, masks=gates)[self.task.output]
-            parts.append(to_numpy(found)[: part.count])
+            rows = evaluate.by_row(to_numpy(found), self.samples.axis(self.task.output))
+            if not rows.ndim or len(rows) < part.count:
+                detail = f"output {self.task.output!r} has shape {rows.shape} for {part.count} samples: no row for each"
+                raise EspalierError("evaluation_invalid", detail, where="options.evaluation.output")
+            parts.append(rows[: part.count])
         return np.concatenate(parts)
 
     def _judged(self, output: Array) -> Score:

@@ -3,13 +3,14 @@
 `runtime` runs models, `task` decides what is judged, `score` counts.
 """
 
-from worker.engine.evaluate.runtime import chunk_rows, fixed_batch, latency_ms, outputs, pad, run, session
+from worker.engine.evaluate.runtime import by_row, chunk_rows, fixed_batch, latency_ms, outputs, pad, run, session
 from worker.engine.evaluate.score import judge, score
 from worker.engine.evaluate.task import OutputInfo, Task, resolve_task
 
 __all__ = [
     "OutputInfo",
     "Task",
+    "by_row",
     "chunk_rows",
     "fixed_batch",
     "judge",

@@ -75,7 +75,7 @@ def run_batches(
     for part in samples.batches(batch or chunk_rows(samples)):
         padded = pad(part, batch)
         found = run(model, padded, wanted)
-        rows = {name: _by_row(array, samples.axis(name)) for name, array in found.items()}
+        rows = {name: by_row(array, samples.axis(name)) for name, array in found.items()}
         follows = {name: array for name, array in rows.items() if array.ndim and len(array) == padded.count}
         if names is not None and len(follows) < len(found):
             name = next(name for name in found if name not in follows)
@@ -84,7 +84,7 @@ def run_batches(
         yield part, {name: array[: part.count] for name, array in follows.items()}
 
 
-def _by_row(array: Array, axis: int | None) -> Array:
+def by_row(array: Array, axis: int | None) -> Array:
     """A view with the axis of the samples in front."""
     return np.moveaxis(array, axis, 0) if axis and axis < array.ndim else array
 
