@@ -133,6 +133,7 @@ def _run(manifest: SubmitManifest, place: Workplace, lease: Lease, folder: Path,
     _demand(place.launcher.run(order, folder / "order.json", guard, lease.report), manifest.id)
     if isinstance(manifest.options, PruneRequest) and manifest.options.verify_on is not None:
         _compile(manifest.id, place, lease, folder, bounds, guard)
+        guard = _guard(place, lease)  # what the check took is not taken from the verification
     gathered = harvest(work, manifest.kind, model_name=manifest.inputs.model.name, most_bytes=bounds.file_bytes)
     weights = tuple(path for name, path in gathered.files.items() if is_weights(name))
     for model in (path for path in gathered.files.values() if path.suffix == ".onnx"):
@@ -181,7 +182,7 @@ def bounds_of(settings: Settings, sources: Sources | None) -> Bounds:
 
 
 def _guard(place: Workplace, lease: Lease) -> Guard:
-    """Why a child must stop, asked several times a second. Both children share one time limit."""
+    """Why a child must stop, asked several times a second. The children that share it share one time limit."""
     until = time.monotonic() + place.settings.job_wall_seconds
 
     def guard(pid: int) -> str | None:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,22 @@ def test_a_check_that_takes_too_long_leaves_the_job_its_results(
     assert report.devices.compiled.refused is not None
     assert "device_check_failed" == report.devices.compiled.refused.code
     assert [] == files
+
+
+def test_a_check_that_uses_up_the_time_leaves_some_for_the_verification(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    spent: list[bool] = []
+
+    def guard(*_: object) -> Callable[[int], str | None]:
+        made.append(len(made))
+        mine = made[-1]
+        return lambda _: "wall" if mine == 0 and spent else None
+
+    monkeypatch.setattr(attempts, "_guard", guard)
+    monkeypatch.setattr(attempts, "_compile", lambda *_: spent.append(True))
+    report, files = report_of(place, {"verify_on": "cortex-m4"})
+    assert ([True], []) == (spent, files)
+    assert report.devices.compiled is not None
+    assert report.devices.compiled.refused is not None
