@@ -427,6 +427,57 @@ def test_scripted_modules_of_every_kind_that_is_common_pass_the_reader(tmp_path:
         onnx.checker.check_model(converted(module, tmp_path, data))
 
 
+class Attending(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.into, self.inner, self.out = nn.Linear(6, 16), inner, nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        rows = self.into(x)
+        if isinstance(self.inner, nn.MultiheadAttention):
+            mixed, shares = self.inner(rows, rows, rows)
+            return self.out(mixed) * shares.amax(-1, keepdim=True)
+        return self.out(self.inner(rows))
+
+
+FUSED: dict[str, Callable[[], nn.Module]] = {
+    "attention": lambda: nn.MultiheadAttention(16, 4, batch_first=True),
+    "layer": lambda: nn.TransformerEncoderLayer(16, 4, 24, batch_first=True),
+    "norm_first": lambda: nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=True, activation="gelu"),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_fused_attention_is_exported_in_plain_operators(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    with torch.no_grad():  # this is when torch takes the fused forms
+        module = torch.jit.trace(Attending(FUSED[name]()).eval(), torch.randn(2, 5, 6), check_trace=False)
+    assert "_fwd" in str(module.inlined_graph) or "_native_multi" in str(module.inlined_graph)
+    np.savez(tmp_path / "calibration.npz", x=np.random.default_rng(0).normal(size=(40, 5, 6)).astype(np.float32))
+    inputs = Inputs(as_input(save(module, tmp_path)), {}, as_input(tmp_path / "calibration.npz"), None)
+    report = prune(parse_options(HALF), inputs, tmp_path, Limits(1, 1 << 30, torchscript=True), lambda _: None)
+    assert report.exactness.passed
+    assert report.exactness.mask_has_effect
+    assert 4 in [group.units_before for group in report.groups]  # the heads
+
+
+def test_scripted_attention_is_refused_with_the_way_round(tmp_path: Path) -> None:
+    module = torch.jit.script(Scriptable().eval())
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(20, 5, 8)).astype(np.float32))
+    error = refusal(save(module, tmp_path), tmp_path, tmp_path / "data.npz")
+    assert "torchscript_refused" == error.code
+    assert "torch.jit.trace(model.eval()" in error.failure.hint
+
+
+class Scriptable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.attend(x, x, x)[0]
+
+
 def test_a_stream_is_no_archive(tmp_path: Path) -> None:
     sink = io.BytesIO()
     torch.save({"weight": torch.ones(2)}, sink)

@@ -6,7 +6,8 @@ not be exported, or it does what no model needs to do (`from_file`, `save`, `for
 """
 
 _OPERATORS = """
-    _conj _convolution _convolution_mode _dim_arange _floor_divide _log_softmax _pack_padded_sequence
+    _conj _convolution _convolution_mode _dim_arange _floor_divide _log_softmax _native_multi_head_attention
+    _transformer_encoder_layer_fwd _pack_padded_sequence
     _pad_packed_sequence _reshape_from_tensor _set_item _shape_as_tensor _unique _unique2 _weight_norm abs acos
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
     adaptive_max_pool3d add addcmul addmm alias all alpha_dropout alpha_dropout_ amax amin aminmax any append
@@ -55,6 +56,7 @@ LANGUAGE = frozenset(_LANGUAGE.split())
 
 # In branches of torch's own functions that most models never take; a model that takes them cannot be exported.
 _BRANCHES = """
+    _nested_tensor_from_mask _nested_tensor_from_mask_left_aligned to_padded_tensor
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa _upsample_nearest_exact1d
     _upsample_nearest_exact2d _upsample_nearest_exact3d
 """

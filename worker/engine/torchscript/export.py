@@ -30,9 +30,9 @@ from worker.engine.data.files import read_file
 from worker.engine.data.preprocess import arithmetic, arrange, chosen_inputs
 from worker.engine.data.read import named
 from worker.engine.graph import Array
+from worker.engine.torchscript import attention, symbolics
 from worker.engine.torchscript.archive import checked_copy
 from worker.engine.torchscript.calls import graph_node_allowed
-from worker.engine.torchscript.symbolics import register
 from worker.engine.verify import DEFAULT_TOLERANCE, TOLERANCE, relative_difference
 
 OPSET = 17
@@ -41,8 +41,15 @@ FREE_BATCHES = (2, 3)
 FIXED_BATCHES = (1, 2, 3, 4, 8, 16, 32, 64, 128)
 MOST_ROWS = max(FIXED_BATCHES)
 RECIPE = 'Or export it where its code is: torch.onnx.export(model.eval(), (example,), "model.onnx", dynamo=False).'
+# What scripted nn.MultiheadAttention and nn.TransformerEncoder ask before they choose among fused and plain operators.
+CHOOSING = ("aten::is_autocast_enabled", "aten::is_grad_enabled", "aten::format", "_nested_tensor", "UNKNOWN_SCALAR")
+CHOOSES = (
+    "Scripted attention chooses between forms as it runs, which ONNX cannot say; a traced module has chosen: "
+    "torch.jit.trace(model.eval(), (example,))."
+)
 
-register(OPSET)
+attention.register(OPSET)
+symbolics.register(OPSET)
 
 Example = Mapping[str, torch.Tensor]  # by argument of `forward`
 
@@ -287,7 +294,9 @@ def _export(
                 dynamic_axes=free,
             )
     except (OnnxExporterError, RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise _refused(f"it cannot be exported to ONNX: {_first_line(error)}", name) from None
+        words = _first_line(error)
+        hint = f"{CHOOSES} {RECIPE}" if any(sign in words for sign in CHOOSING) else RECIPE
+        raise _refused(f"it cannot be exported to ONNX: {words}", name, hint) from None
     return sink.getvalue()
 
 
