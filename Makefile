@@ -9,7 +9,7 @@ SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
 .PHONY: help run test lint format example bench bench-papers bench-prunability bench-ranking bench-wide \
-	bench-embedded fuzz soak clean
+	bench-embedded bench-analysis bench-large fuzz soak clean
 
 help:
 	@echo 'make run           install and serve on http://127.0.0.1:8000   (SERVE_ARGS="--port 9000")'
@@ -23,6 +23,8 @@ help:
 	@echo 'make bench-ranking  how well each criterion ranks units, and what the exact ranking costs'
 	@echo 'make bench-wide  distinctiveness of 4,096 units over 50,000 samples: memory and time'
 	@echo 'make bench-embedded  small networks as firmware: estimates beside what compiler and emulator say'
+	@echo 'make bench-analysis  the tie analysis over ten million points, and over deep graphs'
+	@echo 'make bench-large  a 1.5 GB model pruned: memory in sizes of the model   (LARGE_ARGS="--gigabytes 3 --external")'
 	@echo 'make fuzz          thousands of random graphs, each cut exactly or printed small  (FUZZ_ARGS="--graphs 300")'
 	@echo 'make soak          jobs for minutes while parts are killed; fails on any loss  (SOAK_ARGS="--minutes 30")'
 	@echo 'make clean         remove what the other targets made; jobs in .espalier stay'
@@ -69,6 +71,12 @@ bench-embedded: $(VENV)/.dev
 			gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm; } \
 		|| { echo 'Install gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm first' >&2; exit 1; }
 	$(BIN)/python -m benchmarks.firmware $(EMBEDDED_ARGS)
+
+bench-analysis: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.analysis
+
+bench-large: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.large $(LARGE_ARGS)
 
 fuzz: $(VENV)/.dev
 	$(BIN)/python -m tests.fuzz $(FUZZ_ARGS)

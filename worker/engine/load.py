@@ -28,7 +28,7 @@ from worker.engine.shelf import IN_MEMORY, Place, Shelf
 from worker.engine.states import drop_zero_states
 
 GZIP_BLOCK = 1 << 20
-GZIP_BLOCKS = 256  # of a larger file only so many are compressed, spread evenly: all of a gigabyte take a minute
+GZIP_BLOCKS = 64  # of a larger file only so many are compressed, spread evenly: all of a gigabyte take a minute
 INITIALIZERS_APART = 4  # the version of the format since which initializers need not be inputs
 SHARED_RANK = 1  # initializers up to this rank are shared by chance (equal biases); larger ones are tied on purpose
 

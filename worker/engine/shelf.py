@@ -5,6 +5,7 @@ place (`ir.ExternalTensor`), so that several models share one copy and onnxrunti
 stays where it is. Refused: nothing. Every file is made here, and none is opened by a name that a model gives.
 """
 
+import ctypes
 import mmap
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ DRAWER_BYTES: int = 1 << 27  # of one file, unless a tensor is larger; each file
 ALIGNMENT: Final = 4096
 BLOCK: Final = 1 << 20
 PREFIX: Final = "espalier-weights-"
+TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,12 @@ class Shelf:
                 yield file.read(min(left, BLOCK))
 
     def release(self) -> None:
-        """Let go of the pages; who looks again finds them in the file."""
+        """Let go of the pages; who looks again finds them in the file. What the libraries have freed goes too: sessions
+        leave hundreds of megabytes in the allocator's hands."""
         for drawer in self._drawers.values():
             drawer.map.madvise(mmap.MADV_DONTNEED)
+        if self._drawers and TRIM is not None:
+            TRIM(0)
 
     def save(self, proto: onnx.ModelProto, name: str) -> Path:
         """Write a model beside the files that it names, for libraries that want a path."""
