@@ -71,6 +71,8 @@ class _Many(Strict):
                 raise ValueError(f"point {len(planned) + 1} ({label}): {wrong}") from None
             if request.verify_on is not None:
                 raise ValueError("verify_on is for a single pruning: prune the point that you choose with it")
+            if request.sparse_output:
+                raise ValueError("sparse_output is for a single pruning: prune the point that you choose with it")
             planned.append(Planned(label, series, request))
             if len(planned) > MOST_POINTS:
                 raise ValueError(f"more than {MOST_POINTS} points; a job takes no more")

@@ -76,6 +76,13 @@ def test_a_comparison_is_every_criterion_at_every_amount_with_random_beside() ->
         ({"over": {"criterion.angle_deg": [20, 300]}}, "point 2 (angle_deg 300): /criterion"),
         ({"over": {"seed": [1, 2]}}, "'seed' is the same for all points"),
         ({"over": {"amount.remove_units": [0.1, 0.1]}}, "two points are the same"),
+        (
+            {
+                "base": {"criterion": {"name": "magnitude", "of": "weights"}, "sparse_output": True},
+                "over": {"amount.remove_weights": [0.1]},
+            },
+            "sparse_output is for a single pruning",
+        ),
         ({"over": {"amount.remove_units": [i / 100 for i in range(1, 66)]}}, "more than 64 points"),
         ({"over": {"amount.remove_units": []}}, "at least 1 item"),
         ({"over": {"criterion": [1], "criterion.name": [2]}}, "to a value and to an object"),
