@@ -251,6 +251,54 @@ class Yolo(nn.Module):
         return torch.cat(rows, dim=1)
 
 
+class Decoded(nn.Module):
+    """A detector whose boxes are decoded inside: pooled pyramids, a split trunk, for each side of a box the mean of a
+    distribution, and anchors from the sizes of the maps; as YOLOv8."""
+
+    bins, classes = 4, 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(3, 8, 3, 2), nn.SiLU())
+        self.split = nn.Sequential(conv_bn(8, 8, 1), nn.SiLU())
+        self.inner = nn.Sequential(conv_bn(4, 4), nn.SiLU(), conv_bn(4, 4), nn.SiLU())
+        self.join = nn.Sequential(conv_bn(12, 8, 1), nn.SiLU())
+        self.narrow, self.pool = conv_bn(8, 4, 1), nn.MaxPool2d(5, 1, 2)
+        self.spread = nn.Sequential(conv_bn(16, 10, 1), nn.SiLU())
+        self.down = nn.Sequential(conv_bn(10, 10, 3, 2), nn.SiLU())
+        self.boxes = nn.ModuleList(
+            nn.Sequential(conv_bn(10, 6), nn.SiLU(), nn.Conv2d(6, 4 * self.bins, 1)) for _ in (0, 1)
+        )
+        self.scores = nn.ModuleList(
+            nn.Sequential(conv_bn(10, 7), nn.SiLU(), nn.Conv2d(7, self.classes, 1)) for _ in (0, 1)
+        )
+        self.mean = nn.Conv2d(self.bins, 1, 1, bias=False)
+        self.mean.weight.data[:] = torch.arange(self.bins).view(1, -1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = list(self.split(self.stem(x)).chunk(2, 1))
+        parts.append(parts[-1] + self.inner(parts[-1]))
+        pooled = [self.narrow(self.join(torch.cat(parts, 1)))]
+        for _ in range(3):
+            pooled.append(self.pool(pooled[-1]))
+        large = self.spread(torch.cat(pooled, 1))
+        maps = [
+            torch.cat((box(level), score(level)), 1)
+            for box, score, level in zip(self.boxes, self.scores, (large, self.down(large)), strict=True)
+        ]
+        rows = torch.cat([one.view(one.shape[0], 4 * self.bins + self.classes, -1) for one in maps], 2)
+        sides, scores = rows.split((4 * self.bins, self.classes), 1)
+        n, _, places = sides.shape
+        sides = self.mean(sides.view(n, 4, self.bins, places).transpose(2, 1).softmax(1)).view(n, 4, places)
+        low, high = sides.chunk(2, 1)
+        anchors = torch.cat([self.anchors(one) for one in maps], 1)
+        return torch.cat(((anchors - low + anchors + high) / 2, high + low, scores.sigmoid()), 1)
+
+    def anchors(self, level: Tensor) -> Tensor:
+        y, x = torch.meshgrid(torch.arange(level.shape[2]), torch.arange(level.shape[3]), indexing="ij")
+        return torch.stack((x.flatten(), y.flatten())) + 0.5
+
+
 def pixel_shuffle() -> nn.Module:
     """Super-resolution: channels become positions."""
     first = nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 24, 3, padding=1), nn.PixelShuffle(2)

@@ -20,6 +20,7 @@ GROUPS: dict[str, Sizes] = {
     "convnext": (24, 24),
     "unet": (6, 6, 6, 8, 8, 8, 10),
     "yolo": (4, 4, 4, 8, 8),
+    "yolo_decoded": (4, 4, 4, 4, 6, 6, 7, 7, 8, 8, 10, 10),
     "pixel_shuffle": (6, 8),
     "autoencoder": (6, 6, 8),
     "cnn_1d": (6, 8),

@@ -56,6 +56,7 @@ ZOO: dict[str, Entry] = {
     "convnext": Entry(c.convnext),
     "unet": Entry(c.UNet),
     "yolo": Entry(c.Yolo),
+    "yolo_decoded": Entry(c.Decoded),
     "pixel_shuffle": Entry(c.pixel_shuffle),
     "autoencoder": Entry(c.autoencoder),
     "cnn_1d": Entry(c.cnn_1d, ((4, 12),)),
