@@ -25,7 +25,9 @@ INDICES = "wants indices that fit a shape"
 SIZES = "its output's size depends on values"
 WHOLE = "computes with quantised or whole numbers alone"
 IMAGES = "wants a grid or columns of an image, whose sizes fit each other"
+OWN = "is onnxruntime's own: ONNX has no schema that says how it may be called"
 NOT_DRAWN = {
+    **{key: OWN for key in RULES if "::" in key},
     **dict.fromkeys(("GatherElements", "ScatterElements", "ScatterND", "OneHot"), INDICES),
     **dict.fromkeys(("Compress", "ConstantOfShape", "Range"), SIZES),
     **dict.fromkeys(("BitShift", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul"), WHOLE),
