@@ -19,6 +19,7 @@ from worker.engine.axes import Analysis, Group, analyse
 from worker.engine.criteria import ranking
 from worker.engine.criteria.evidence import Evidence
 from worker.engine.data import Samples
+from worker.engine.derivatives import slopes
 from worker.engine.evaluate import Task
 from worker.engine.execute import Executor
 from worker.engine.gates import Look
@@ -35,14 +36,16 @@ NUMBERS = Task("fidelity", "y")
 class Subject:
     """A network, its samples, and what opens its gates."""
 
-    def __init__(self, path: Path, samples: Samples, task: Task, wish: str = "auto", double: bool = False) -> None:
+    def __init__(
+        self, path: Path, samples: Samples, task: Task, wish: str = "auto", double: bool = False, device: str = "cpu"
+    ) -> None:
         self.loaded: Loaded = load(path, {})
         graph = freeze(self.loaded.model)
         constants = {
             name: array.astype(np.float64) if double and array.dtype == np.float32 else array
             for name, array in graph.constants.items()
         }
-        self.executor, self.samples, self.task = Executor(graph, "cpu", constants), samples, task
+        self.executor, self.samples, self.task = Executor(graph, device, constants), samples, task
         seen = see(self.executor, samples.rows(0, graph.fixed_batch() or 1).inputs)
         self.analysis: Analysis = analyse(graph, seen)
         self.loss = resolve_loss(wish, task, graph, seen)  # type: ignore[arg-type]
@@ -163,11 +166,31 @@ def test_gauss_newton_is_exact_where_nothing_is_left_over_and_never_negative(tmp
     assert np.abs(opened.curvatures("gauss_newton") - opened.curvatures("exact")).max() > 1e-3
 
 
+@pytest.mark.parametrize("closed", [(), (1,)])
+def test_gauss_newton_by_outputs_is_that_by_units(
+    closed: tuple[int, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = subject(tmp_path, cnn(), double=True)
+    found = []
+    for outputs in (one.look.outputs, 0):
+        monkeypatch.setitem(one.look.__dict__, "outputs", outputs)
+        rows = []
+        for group in one.analysis.groups:
+            opened = one.look.open(group)
+            for unit in closed:
+                opened.close(unit)
+            rows.append(opened.curvatures("gauss_newton"))
+        found.append(np.concatenate(rows))
+    assert "first_outer" in one.look.__dict__ or closed
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-8, atol=1e-12)
+    assert np.abs(found[0]).max() > 1e-3
+
+
 def test_gates_of_all_groups_have_the_slopes_of_each_alone(tmp_path: Path) -> None:
     one = subject(tmp_path, residual())
     for group in one.analysis.groups:
         opened = one.look.open(group)
-        alone = gates.slopes(one.loss, opened.reach, {group.name: torch.ones(group.units)}, opened.batches)
+        alone = slopes(one.loss, opened.reach, {group.name: torch.ones(group.units)}, opened.batches)
         np.testing.assert_allclose(opened.slopes(), alone[group.name], atol=1e-7)
         assert np.abs(alone[group.name]).max() > 1e-5
 
@@ -379,3 +402,45 @@ def test_exact_changes_of_the_papers_networks(name: str) -> None:
         units = np.arange(group.units)
         want = [one.naive(group, [unit]) - one.naive(group, []) for unit in units]
         np.testing.assert_allclose(one.look.open(group).changes(units), want, atol=1e-6)
+
+
+def relaid(proto: onnx.ModelProto, order: np.ndarray, scale: np.ndarray) -> onnx.ModelProto:
+    """The same function: the units of fc1 in another order, each scaled up before the ReLU and down behind it."""
+    weights = {one.name: onnx.numpy_helper.to_array(one).copy() for one in proto.graph.initializer}
+    weights["fc1.weight"] = (weights["fc1.weight"] * scale[:, None])[order]
+    weights["fc1.bias"] = (weights["fc1.bias"] * scale)[order]
+    weights["fc2.weight"] = (weights["fc2.weight"] / scale)[:, order]
+    for one in proto.graph.initializer:
+        one.CopyFrom(onnx.numpy_helper.from_array(weights[one.name].astype(np.float32), one.name))
+    return proto
+
+
+@pytest.mark.parametrize("criterion", [Taylor1(), Taylor2(), Taylor2(hessian="gauss_newton"), BruteForce()], ids=str)
+def test_what_the_loss_does_depends_on_no_order_and_on_no_scale_that_relu_absorbs(
+    criterion: BruteForce | Taylor1 | Taylor2, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(5)
+    order, scale = rng.permutation(10), rng.uniform(0.5, 2, 10)
+    plain, other = subject(tmp_path, mlp()), subject(tmp_path, relaid(mlp(), order, scale))
+    want = dict(steps(criterion, plain, plain.analysis.groups[0]))
+    found = {int(order[unit]): score for unit, score in steps(criterion, other, other.analysis.groups[0])}
+    assert list(want) == list(found)
+    assert pytest.approx(want, abs=1e-6) == found
+    again = subject(tmp_path, mlp())
+    assert want == dict(steps(criterion, again, again.analysis.groups[0]))
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("net", [mlp, cnn, residual])
+def test_the_gpu_finds_the_same(net: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    one, other = subject(tmp_path, net()), subject(tmp_path, net(), device="cuda")
+    for group, same in zip(one.analysis.groups, other.analysis.groups, strict=True):
+        here, there = one.look.open(group), other.look.open(same)
+        for opened in (here, there):
+            opened.close(1)
+        left = np.setdiff1d(np.arange(group.units), [1])
+        np.testing.assert_allclose(there.changes(left), here.changes(left), atol=1e-4)
+        np.testing.assert_allclose(there.slopes(), here.slopes(), atol=1e-4)
+        for how in ("exact", "gauss_newton"):
+            np.testing.assert_allclose(there.curvatures(how), here.curvatures(how), atol=1e-4)  # type: ignore[arg-type]
