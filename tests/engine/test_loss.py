@@ -424,8 +424,9 @@ def test_what_the_loss_does_depends_on_no_order_and_on_no_scale_that_relu_absorb
     plain, other = subject(tmp_path, mlp()), subject(tmp_path, relaid(mlp(), order, scale))
     want = dict(steps(criterion, plain, plain.analysis.groups[0]))
     found = {int(order[unit]): score for unit, score in steps(criterion, other, other.analysis.groups[0])}
-    assert list(want) == list(found)
     assert pytest.approx(want, abs=1e-6) == found
+    alive = [unit for unit in want if want[unit]]  # of dead units any may go first
+    assert alive == [unit for unit in found if unit in alive]
     again = subject(tmp_path, mlp())
     assert want == dict(steps(criterion, again, again.analysis.groups[0]))
 
