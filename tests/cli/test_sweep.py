@@ -12,7 +12,7 @@ from service.cli import main
 from service.client import Client
 from tests.cli.conftest import Api, Example, keep
 
-FILES = {"point-01.onnx", "point-01.json", "curve.csv", "report.json", "report.html", "report.md"}
+FILES = {"point-01.onnx", "point-01.json", "curve.csv", "curve.svg", "report.json", "report.html", "report.md"}
 
 
 def data(example: Example) -> list[str]:

@@ -4,7 +4,7 @@ import xml.etree.ElementTree as ET
 
 import pytest
 
-from worker.engine.render.plot import COLOURS, Line, plot, ticks
+from worker.engine.render.plot import COLOURS, Line, plot, sheet, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -43,6 +43,17 @@ def test_what_is_no_number_is_left_out() -> None:
     drawing = plot("t", "x", "y", [Line("", ((0, 1, 0), (1, float("inf"), 0), (2, 2, 0)))])
     assert [2] == [len(one) for one in places(drawing)]
     assert [0] == [len(one) for one in places(plot("t", "x", "y", [Line("", ())]))]
+
+
+def test_a_sheet_has_one_drawing_under_another() -> None:
+    one = plot("t", "x", "y", [Line("", ((0, 1, 0), (1, 2, 0)))])
+    other = plot("u", "x", "y", [Line("named", ((0, 1, 0), (1, 2, 0)))])  # taller by its legend
+    root = ET.fromstring(sheet([one, other]))  # our own drawing
+    inner = [child for child in root if child.tag == f"{SVG}svg"]
+    heights = [int(child.attrib["height"]) for child in inner]
+    assert heights[0] < heights[1]
+    assert ["0", str(heights[0])] == [child.attrib["y"] for child in inner]
+    assert f"0 0 640 {sum(heights)}" == root.attrib["viewBox"]
 
 
 @pytest.mark.parametrize(

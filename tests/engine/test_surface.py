@@ -119,6 +119,7 @@ def test_every_option_of_the_surface_counts(
     lines = (tmp_path / "degradation.csv").read_text().splitlines()
     assert 1 + sum(len(row.removed) for row in found.degradation) == len(lines)
     assert "Switching units off" in (tmp_path / "report.html").read_text()
+    assert "Switching units off" in (tmp_path / "surface.svg").read_text()
 
 
 def test_criteria_of_weights_are_left_out_with_the_reason(tmp_path: Path) -> None:

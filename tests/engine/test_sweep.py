@@ -101,7 +101,7 @@ def test_kept_points_are_files_of_the_result(tmp_path: Path, keep: str, models: 
     if keep == "best":
         assert [found.best] == [point.number for point in kept]
     files = [name for point in kept for name in (point.artifact, point.report)]
-    assert [*files, "curve.csv"] == listed(tmp_path)
+    assert [*files, "curve.csv", "curve.svg"] == listed(tmp_path)
     left = {path.name for path in tmp_path.glob("point-*")}
     assert set(files) == left
     for point in kept:
@@ -124,6 +124,14 @@ def test_weights_of_their_own_stay_with_the_points_that_are_kept(
     for point in found.points:
         if point.artifact is not None:
             verify_artifact(tmp_path / point.artifact)
+
+
+def test_more_models_than_anybody_stores_are_refused_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "KEPT_BYTES", 10_000)
+    options = {"base": MAGNITUDE, "over": {"amount.remove_units": [0.2, 0.4, 0.6]}}
+    with pytest.raises(EspalierError, match=r"options_invalid: /keep.*10,000 are the most"):
+        many(tmp_path / "all", {**options, "keep": "all"})
+    assert 3 == len(many(tmp_path / "best", options).points)
 
 
 def test_seeds_give_means_and_deviations(tmp_path: Path) -> None:

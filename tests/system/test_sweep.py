@@ -24,7 +24,7 @@ def test_a_sweep_leaves_its_models_and_curves(shared: Running, digits: Path, tmp
     report = shared.client.sweep_report(job.id)
     names = [one.name for one in shared.client.artifacts(job.id)]
     models = ["point-01.onnx", "point-01.json", "point-02.onnx", "point-02.json"]
-    assert ["report.json", "report.html", "report.md", *models, "curve.csv"] == names
+    assert ["report.json", "report.html", "report.md", *models, "curve.csv", "curve.svg"] == names
     for point in report.points:
         path = tmp_path / str(point.artifact)
         shared.client.download(job.id, path.name, path)

@@ -1,9 +1,10 @@
 """Many prunings of one model: loaded, analysed and run on the data once, then one point after another.
 
 In: the request of a sweep or a comparison and the paths of its inputs. Out: `SweepReport`, and in the work folder
-report.json, report.html, report.md, curve.csv, the models that are kept with their own reports, and for an error
-surface surface.csv and degradation.csv. Refused: whatever loading, reading and analysing refuse. A point that cannot be
-run is a row with its failure; only where none can is it the job's.
+report.json, report.html, report.md, curve.csv, curve.svg, the models that are kept with their own reports, and for an
+error surface surface.csv, degradation.csv and surface.svg. Refused: whatever loading, reading and analysing refuse,
+and to keep more models than `KEPT_BYTES`. A point that cannot be run is a row with its failure; only where none can is
+it the job's.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from worker.engine.measure import measure
 from worker.engine.points import Ran, chosen, summary, verdict_of
 from worker.engine.prepare import Prepared, prepare, read
 from worker.engine.probe import probe_samples
-from worker.engine.render import render_sweep_html, render_sweep_markdown
+from worker.engine.render import curves, render_sweep_html, render_sweep_markdown, sheet, surfaces
 from worker.engine.report import VERSIONS, assemble
 from worker.engine.run import Wanted, observe, remove, subject_of, wanted
 from worker.engine.shelf import Shelf
@@ -31,7 +32,7 @@ from worker.engine.stages import ENDS, Emit, Inputs, Limits, Stages
 from worker.engine.surface import ranked, surface
 from worker.engine.tables import curve_table, degradation_table, surface_table
 
-CURVE = "curve.csv"
+KEPT_BYTES = 8 << 30  # all models that a sweep may keep, together
 BEGUN, ENDED = ENDS["analyse"], ENDS["judge"]
 
 
@@ -74,6 +75,7 @@ def sweep(
     with Shelf.inside(workdir) as shelf:
         stage = Stages(emit, shelf.release)
         ready = prepare(request, inputs, workdir, limits, stage, shelf)
+        _check_room(request, ready.loaded.file_bytes)
         bench = Bench(request, inputs, ready, workdir, limits, emit, stage.timings, shelf.release)
         _run_seeds(bench)
         report = _report(bench)
@@ -82,6 +84,14 @@ def sweep(
         _write(bench, report)
     emit(Progress(stage="report", fraction=1.0, message="done"))
     return report
+
+
+def _check_room(request: SweepRequest | CompareRequest, model_bytes: int) -> None:
+    """Refuses to keep more than anybody wants to store, before hours are spent on it."""
+    together = len(request.plan) * model_bytes
+    if request.keep == "all" and together > KEPT_BYTES:
+        detail = f'keep "all" of {len(request.plan)} points may take {together:,} bytes; {KEPT_BYTES:,} are the most'
+        raise EspalierError("options_invalid", detail, where="/keep", hint='Use keep: "best", or fewer points.')
 
 
 def _run_seeds(bench: Bench) -> None:
@@ -256,7 +266,10 @@ def _source(bench: Bench) -> SweepSource:
 
 
 def _write(bench: Bench, report: SweepReport) -> None:
-    add_file(bench.workdir, CURVE).write_text(curve_table(report), encoding="utf-8")
+    add_file(bench.workdir, "curve.csv").write_text(curve_table(report), encoding="utf-8")
+    for name, drawings in (("curve.svg", curves(report)), ("surface.svg", surfaces(report))):
+        if drawings:
+            add_file(bench.workdir, name).write_text(sheet(drawings), encoding="utf-8")
     (bench.workdir / "report.json").write_text(report.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
     (bench.workdir / "report.html").write_text(render_sweep_html(report), encoding="utf-8")
     (bench.workdir / "report.md").write_text(render_sweep_markdown(report), encoding="utf-8")

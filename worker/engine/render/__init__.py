@@ -6,15 +6,19 @@ from schemas.report import Report
 from worker.engine.render.html import render_html
 from worker.engine.render.inspection import render_inspection_html, render_inspection_markdown
 from worker.engine.render.markdown import render_markdown
-from worker.engine.render.sweep import render_sweep_html, render_sweep_markdown
+from worker.engine.render.plot import sheet
+from worker.engine.render.sweep import curves, render_sweep_html, render_sweep_markdown, surfaces
 
 __all__ = [
+    "curves",
     "render_html",
     "render_inspection_html",
     "render_inspection_markdown",
     "render_markdown",
     "render_sweep_html",
     "render_sweep_markdown",
+    "sheet",
+    "surfaces",
     "write_reports",
 ]
 

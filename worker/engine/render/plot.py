@@ -4,6 +4,7 @@ In: a title, names of the axes and `Line`s. Out: SVG, its texts escaped. Colours
 paper; whatever is neither colour nor paper takes the colour of the text around it.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import floor, isfinite, log10
@@ -68,6 +69,18 @@ def plot(title: str, x_name: str, y_name: str, lines: Sequence[Line], flat: floa
         parts.append(f'<rect x="{LEFT}" y="{y - 9}" width="14" height="4" fill="{colour}"/>')
         parts.append(f'<text x="{LEFT + 20}" y="{y - 3}" fill="currentColor">{escape(line.name)}</text>')
     return Markup("".join(str(part) for part in (*parts, "</svg>")))  # noqa: S704  # every text was escaped above
+
+
+def sheet(drawings: Sequence[Markup]) -> str:
+    """Drawings one under another, as a file of their own: dark on white paper."""
+    heights = [int(found[1]) for one in drawings if (found := re.search(rf'viewBox="0 0 {WIDTH} (\d+)"', one))]
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {sum(heights)}" color="#1d2420">',
+        f'<rect width="{WIDTH}" height="{sum(heights)}" fill="#fff"/>',
+    ]
+    for i, (one, height) in enumerate(zip(drawings, heights, strict=True)):
+        parts.append(f'<svg y="{sum(heights[:i])}" width="{WIDTH}" height="{height}">{one}</svg>')
+    return "".join((*parts, "</svg>"))
 
 
 def _axes(

@@ -46,8 +46,8 @@ def render_sweep_html(report: SweepReport) -> str:
         report=report,
         title=_title(report),
         rows=[_row(report, point) for point in report.points],
-        plots=_curves(report),
-        surfaces=_surfaces(report),
+        plots=curves(report),
+        surfaces=surfaces(report),
         score_name=_score_name(report),
         uploaded=numbers.headline(report.before.accuracy) if report.before.accuracy else "–",
         options=json.dumps(report.options.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False),
@@ -112,7 +112,7 @@ def _with_change(after: Spread | None, before: int, text: Callable[[float], str]
     return "–" if after is None else f"{text(after.mean)} ({numbers.change(before, after.mean)})"
 
 
-def _curves(report: SweepReport) -> tuple[Markup, ...]:
+def curves(report: SweepReport) -> tuple[Markup, ...]:
     """Score and loss against the share of parameters that went."""
     unstructured = all(point.options.criterion.prunes_weights() for point in report.points)
     what = "nonzero parameters" if unstructured else "parameters"
@@ -128,7 +128,7 @@ def _curves(report: SweepReport) -> tuple[Markup, ...]:
     return tuple(drawn)
 
 
-def _surfaces(report: SweepReport) -> tuple[Markup, ...]:
+def surfaces(report: SweepReport) -> tuple[Markup, ...]:
     """Loss while the first units are switched off, a drawing for each criterion; then what all of them lose."""
     found = report.surface
     if found is None:
