@@ -13,7 +13,8 @@ from tests.engine.dissect import dissect
 from tests.engine.nets import IMAGE, Node, conv, layer, model
 from tests.engine.nets_layout import ints, tail
 from worker.engine import dimensions, fold
-from worker.engine.dimensions import Settled, Size, settle
+from worker.engine.dimensions import Settled, settle
+from worker.engine.extents import Size, one_by_one
 from worker.engine.graph import Array, freeze
 
 N, H = Size(1, ("n",)), Size(1, ("h",))
@@ -56,7 +57,7 @@ def test_products_of_open_sizes_divide_where_the_result_is_whole() -> None:
     ],
 )
 def test_arithmetic_on_sizes(key: str, one: Size, other: Size, result: Size | None) -> None:
-    assert result == dimensions._one(key, one, other)
+    assert result == one_by_one(key, one, other)
 
 
 def test_the_rest_of_a_reshape_is_found_although_the_samples_are_open() -> None:

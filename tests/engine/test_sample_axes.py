@@ -1,5 +1,6 @@
 """Samples that are not counted on the first axis, and inputs that are given once: found, said, fed, cut and judged."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,13 +10,15 @@ import pytest
 
 from schemas.errors import EspalierError
 from schemas.report import Report
-from schemas.request import Preprocess, parse_options
+from schemas.request import InspectRequest, Preprocess, parse_options
 from tests.engine.nets import Node, gemm, layer, model, save
 from tests.engine.test_run import HALF, as_input
 from worker.engine.data import InputSpec, Samples, read_samples, split
+from worker.engine.inspect import inspect
 from worker.engine.run import Inputs, Limits, prune
 from worker.engine.sample_axes import Axes, Dims, find_axes
 
+ROOT = Path(__file__).parents[2]
 FLOAT = np.dtype(np.float32)
 
 
@@ -183,3 +186,23 @@ def test_sizes_that_do_not_fit_each_other_are_the_models(tmp_path: Path) -> None
     with pytest.raises(EspalierError) as caught:
         run(tmp_path / "job", HALF, proto)
     assert "model_does_not_run" == caught.value.code
+
+
+SPEECH = Path(os.environ.get("ESPALIER_DATA") or ROOT / "../shared/data") / "silero_vad.onnx"
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not SPEECH.is_file(), reason=f"no models and data in {SPEECH.parent}")
+@pytest.mark.parametrize("samples", [0, 5])
+def test_a_published_network_with_a_state_and_a_rate_is_inspected(samples: int, tmp_path: Path) -> None:
+    """No dimension of it has a name, and all its weights lie in branches."""
+    calibration = None
+    if samples:
+        arrays = {"input": np.zeros((samples, 576), np.float32), "state": np.zeros((2, samples, 128), np.float32)}
+        np.savez(tmp_path / "data.npz", **arrays, sr=np.array(16000))
+        calibration = as_input(tmp_path / "data.npz")
+    inputs = Inputs(as_input(SPEECH), {}, calibration, None, None)
+    found = inspect(InspectRequest(), inputs, tmp_path, Limits(1, 1 << 30), lambda _: None)
+    assert (None if samples else 128) == found.open_size
+    assert ["inside_branches"] == [one.reason for one in found.untouched]
+    assert found.coverage.parameters == found.untouched[0].parameters > 500_000

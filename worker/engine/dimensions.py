@@ -7,8 +7,7 @@ In: a frozen graph, which believes nothing that the file says of values between.
 cannot be followed is a size that equals no other.
 """
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -17,6 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, TypeProto
 
+from worker.engine.extents import Entries, Size, Sizes, arithmetic, plain, product
 from worker.engine.fold import FOLDS, computed
 from worker.engine.graph import Array, Graph, Op
 from worker.engine.ops import RULES
@@ -26,42 +26,6 @@ LONGEST = 64  # elements of a list that may hold sizes
 LEFT_BYTES = 1 << 16  # what one such list may take
 INTEGERS = (TensorProto.INT64, TensorProto.INT32)
 SAME_SHAPE = frozenset(key for key, rule in RULES.items() if rule.tie is tie_first) - {"Cast", "CastLike", "Dropout"}
-
-
-@dataclass(frozen=True)
-class Size:
-    """A number times open sizes, sorted by name."""
-
-    number: int
-    open: tuple[str, ...] = ()
-
-    def __mul__(self, other: "Size") -> "Size":
-        return Size(self.number * other.number, tuple(sorted((*self.open, *other.open))))
-
-    def over(self, other: "Size") -> "Size | None":
-        """The quotient, where it is a whole number whatever the open sizes are."""
-        left = Counter(self.open)
-        left.subtract(other.open)
-        if not other.number or self.number % other.number or any(times < 0 for times in left.values()):
-            return None
-        return Size(self.number // other.number, tuple(sorted(left.elements())))
-
-
-Sizes = tuple[Size, ...]
-Entries = tuple[Size | None, ...]  # of a list: None is not understood
-
-
-def product(sizes: Sequence[Size]) -> Size:
-    whole = Size(1)
-    for size in sizes:
-        whole = whole * size
-    return whole
-
-
-def plain(sizes: Sequence[Size | None]) -> list[int] | None:
-    """The numbers, where nothing is open."""
-    known = [size.number for size in sizes if size is not None and not size.open]
-    return known if len(known) == len(sizes) else None
 
 
 @dataclass
@@ -174,7 +138,7 @@ def _sizes(op: Op, found: Settled) -> Entries | None:
         case "Slice":
             return _sliced(op, found, first)
         case "Mul" | "Div" | "Add" | "Sub" if given[1] is not None:
-            return _arithmetic(op.key, first, given[1])
+            return arithmetic(op.key, first, given[1])
         case _:
             return None
 
@@ -206,32 +170,6 @@ def _without_minus_one(op: Op, found: Settled) -> Entries | None:
     if other is None or set(other) != {-1} or set(ones) != {1}:
         return None
     return tuple(Size(1) if size == Size(-1) else size for size in sizes)
-
-
-def _arithmetic(key: str, left: Entries, right: Entries) -> Entries | None:
-    long = max(len(left), len(right))
-    if {len(left), len(right)} - {1, long} or not left or not right:
-        return None
-    pairs = zip(left * (long // len(left)), right * (long // len(right)), strict=True)
-    return tuple(None if one is None or other is None else _one(key, one, other) for one, other in pairs)
-
-
-def _one(key: str, one: Size, other: Size) -> Size | None:
-    """A number or a product of sizes; None where the result is neither."""
-    match key:
-        case "Mul":
-            return one * other
-        case "Div" if not one.open and not other.open:
-            return Size(int(one.number / other.number)) if other.number else None
-        case "Div":
-            return one.over(other)
-        case "Add" if one.open == other.open:
-            return Size(one.number + other.number, one.open)
-        case "Sub" if one.open == other.open:
-            left = one.number - other.number
-            return Size(left, one.open if left else ())
-        case _:
-            return None
 
 
 # ---- shapes

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from worker.engine.dimensions import Settled, Sizes, plain, settle
+from worker.engine.dimensions import Settled, settle
+from worker.engine.extents import Sizes, plain
 from worker.engine.fold import FOLDS
 from worker.engine.graph import Array, Op, freeze
 
