@@ -98,21 +98,21 @@ def _judge(
     """Accuracy and latency of the uploaded model and of the bytes that the caller will fetch."""
     batch = subject.graph.fixed_batch()
     one = evaluate.pad(probe.rows(0, 1), batch)
-    before = evaluate.session(subject.loaded.shelf.save(subject.loaded.proto, "uploaded.onnx"))
-    paths = [made.path for made in work.made] or [work.artifact]
-    afters = [evaluate.session(path) for path in paths]
-    first: Score | None = None
-    others: Sequence[Score | None] = [None for _ in afters]
+    models = [subject.loaded.shelf.save(subject.loaded.proto, "uploaded.onnx")]
+    models += [made.path for made in work.made] or [work.artifact]
+    scores: Sequence[Score | None] = [None for _ in models]
     unjudged = ""
-    if samples is not None:
-        try:
-            task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), samples.labels)
-            first, others = evaluate.judge(task, before, afters, samples, batch)
-        except EspalierError as error:
-            unjudged = _unjudged(subject, samples, error)
-    if latency_before_ms is None:
-        latency_before_ms = evaluate.latency_ms(before, one)
-    fast = [evaluate.latency_ms(after, one) for after in afters]
+    if samples is None:  # one after the other: a session takes about the size of its model
+        times = [
+            latency_before_ms
+            if path == models[0] and latency_before_ms is not None
+            else evaluate.latency_ms(evaluate.session(path), one)
+            for path in models
+        ]
+    else:
+        scores, unjudged, times = _in_step(subject, models, samples, one, latency_before_ms)
+    first, *others = scores
+    before_ms, *fast = times
     steps = tuple(
         FinishingStep(
             step=made.step,
@@ -126,7 +126,25 @@ def _judge(
         for made, latency, score in zip(work.made, fast, others, strict=False)
     )
     forms = _stored(subject, work, one, fast[-1])
-    return Judged(proof, first, others[-1], latency_before_ms, fast[-1], steps, unjudged, forms)
+    return Judged(proof, first, others[-1], before_ms, fast[-1], steps, unjudged, forms)
+
+
+def _in_step(
+    subject: Subject, models: Sequence[Path], samples: Samples, one: Samples, latency_before_ms: float | None
+) -> tuple[Sequence[Score | None], str, list[float]]:
+    """The scores of all models over the same samples, why there are none, and how fast each is."""
+    before, *afters = [evaluate.session(path) for path in models]
+    scores: Sequence[Score | None] = [None for _ in models]
+    unjudged = ""
+    try:
+        task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), samples.labels)
+        first, others = evaluate.judge(task, before, afters, samples, subject.graph.fixed_batch())
+        scores = [first, *others]
+    except EspalierError as error:
+        unjudged = _unjudged(subject, samples, error)
+    if latency_before_ms is None:
+        latency_before_ms = evaluate.latency_ms(before, one)
+    return scores, unjudged, [latency_before_ms, *(evaluate.latency_ms(after, one) for after in afters)]
 
 
 def _unjudged(subject: Subject, samples: Samples, error: EspalierError) -> str:

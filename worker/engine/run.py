@@ -286,7 +286,7 @@ def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:
         batches = _batches(graph, data.fit, stage)
         executor = Executor(graph, subject.device)
         inputs = layer_inputs(executor, layers, seen, batches, with_gram=asked == "grams", seed=request.seed)
-    return sparsify(request, graph, layers, Clues(subject.sensitivities, inputs))
+    return sparsify(request, graph, layers, Clues(subject.sensitivities, inputs), subject.loaded.shelf)
 
 
 def _centre(request: PruneRequest) -> Centre:

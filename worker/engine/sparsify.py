@@ -24,6 +24,7 @@ from worker.engine.patterns import Marks, Taking, mark
 from worker.engine.quantised import is_quantised, real
 from worker.engine.quantised import zero as zero_of
 from worker.engine.sensitivity import Sensitivities
+from worker.engine.shelf import IN_MEMORY, Shelf
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,16 +43,19 @@ class Sparsified:
     passed: dict[str, str]
 
 
-def sparsify(request: PruneRequest, graph: Graph, layers: Sequence[Layer], clues: Clues) -> Sparsified:
-    """Weights of the layers set to zero; by some criteria, others changed to make up for it."""
+def sparsify(
+    request: PruneRequest, graph: Graph, layers: Sequence[Layer], clues: Clues, shelf: Shelf = IN_MEMORY
+) -> Sparsified:
+    """Weights of the layers set to zero; by some criteria, others changed to make up for it. They come to the shelf one
+    by one."""
     passed = {layer.name: why for layer in layers if (why := _obstacle(request, graph, layer, clues))}
     if len(passed) == len(layers):
         told = "; ".join(f"{name}: {why}" for name, why in list(passed.items())[:5])
         raise EspalierError("criterion_not_applicable", told, where="/criterion")
     chosen = {layer.weight: layer for layer in layers if layer.name not in passed}
     if request.criterion.name in SOLVERS:
-        return Sparsified(_solved(request, graph, chosen.values(), clues), passed)
-    return Sparsified(_marked(request, graph, chosen, clues), passed)
+        return Sparsified(_solved(request, graph, chosen.values(), clues, shelf), passed)
+    return Sparsified(_marked(request, graph, chosen, clues, shelf), passed)
 
 
 def _obstacle(request: PruneRequest, graph: Graph, layer: Layer, clues: Clues) -> str | None:
@@ -68,16 +72,21 @@ def _obstacle(request: PruneRequest, graph: Graph, layer: Layer, clues: Clues) -
     return None
 
 
-def _solved(request: PruneRequest, graph: Graph, layers: Iterable[Layer], clues: Clues) -> dict[str, Array]:
+def _solved(
+    request: PruneRequest, graph: Graph, layers: Iterable[Layer], clues: Clues, shelf: Shelf
+) -> dict[str, Array]:
     solver = SOLVERS[request.criterion.name](request.criterion)
     found = {}
     for layer in layers:
         matrix = solver.solve(_look(request.seed, graph, layer, clues), _taking(request, None))
-        found[layer.weight] = from_matrix(matrix, layer, graph).astype(graph.constants[layer.weight].dtype)
+        solved = from_matrix(matrix, layer, graph).astype(graph.constants[layer.weight].dtype)
+        found[layer.weight] = shelf.keep(solved)
     return found
 
 
-def _marked(request: PruneRequest, graph: Graph, layers: Mapping[str, Layer], clues: Clues) -> dict[str, Array]:
+def _marked(
+    request: PruneRequest, graph: Graph, layers: Mapping[str, Layer], clues: Clues, shelf: Shelf
+) -> dict[str, Array]:
     ranking = WEIGHTS[request.criterion.name](request.criterion)
     taking = _taking(request, ranking.threshold())
 
@@ -91,7 +100,7 @@ def _marked(request: PruneRequest, graph: Graph, layers: Mapping[str, Layer], cl
         for name in layers:
             marks |= mark({name: scores(name)}, taking)
     shaped = {name: from_matrix(marked, layers[name], graph) for name, marked in marks.items()}
-    return {name: _zeroed(graph, name, marked) for name, marked in shaped.items() if marked.any()}
+    return {name: shelf.keep(_zeroed(graph, name, marked)) for name, marked in shaped.items() if marked.any()}
 
 
 def _taking(request: PruneRequest, threshold: float | None) -> Taking:
