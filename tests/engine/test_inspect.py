@@ -161,7 +161,7 @@ def test_what_onnxruntime_computes_is_named(tmp_path: Path) -> None:
     """An operator of a domain of its own, which onnxruntime brings."""
     nodes = [
         Node("MatMul", ["x", "w"], "h"),
-        Node("Gelu", ["h"], "a", domain="com.microsoft"),
+        Node("QuickGelu", ["h"], "a", domain="com.microsoft"),
         Node("MatMul", ["a", "v"], "y"),
     ]
     proto = model(nodes[:1], {"w": (4, 6)}, {"x": ["n", 4]}, ["h"])
@@ -170,7 +170,7 @@ def test_what_onnxruntime_computes_is_named(tmp_path: Path) -> None:
     proto.graph.initializer.append(numpy_helper.from_array(np.ones((6, 3), np.float32), "v"))
     proto.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3]))
     found = look(tmp_path, proto)
-    assert [("com.microsoft::Gelu", 1)] == [(one.operator, one.nodes) for one in found.fallback]
+    assert [("com.microsoft::QuickGelu", 1)] == [(one.operator, one.nodes) for one in found.fallback]
     assert "operator_unknown" in {one.reason for one in found.pins}
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -12,7 +13,7 @@ from schemas.errors import EspalierError
 from schemas.report import Report
 from schemas.request import parse_options
 from tests.engine.dissect import assert_exact, dissect
-from tests.engine.nets import Node, feeds_for, model, save
+from tests.engine.nets import Node, feeds_for, mlp, model, residual, save
 from tests.engine.test_run import HALF, as_input, job
 from worker.engine import chance
 from worker.engine.run import Inputs, Limits, prune
@@ -222,3 +223,52 @@ def _half_precision(nodes: list[Node]) -> onnx.ModelProto:
     ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size]) for name, size in (("x", 6), ("y", 3))]
     graph = helper.make_graph([node.proto() for node in nodes], "net", ports[:1], ports[1:], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _optimised(proto: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """As onnxruntime writes it once it has fused what it can."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(folder / "optimised.onnx")
+
+
+def _gelu_block() -> onnx.ModelProto:
+    """x W + b, then gelu as exporters spell it; a product with a transposed operand."""
+    nodes = [
+        Node("MatMul", ["x", "w"], "h"),
+        Node("Add", ["h", "b"], "hb"),
+        Node("Div", ["hb", "root"], "d"),
+        Node("Erf", ["d"], "e"),
+        Node("Add", ["e", "one"], "eo"),
+        Node("Mul", ["hb", "eo"], "m"),
+        Node("Mul", ["m", "half"], "g"),
+        Node("Transpose", ["g"], "t", {"perm": [0, 2, 1]}),
+        Node("MatMul", ["g", "t"], "s"),
+        Node("MatMul", ["s", "g"], "sg"),
+        Node("MatMul", ["sg", "v"], "y"),
+    ]
+    numbers = {
+        "root": np.array(np.sqrt(2), np.float32),
+        "one": np.array(1, np.float32),
+        "half": np.array(0.5, np.float32),
+    }
+    return model(nodes, {"w": (6, 8), "b": (8,), "v": (8, 3), **numbers}, {"x": ["N", 5, 6]}, {"y": ["N", 5, 3]})
+
+
+@pytest.mark.parametrize(("build", "fused"), [
+    (_gelu_block, {"BiasGelu", "FusedMatMul"}),
+    (residual, {"FusedConv"}),
+    (mlp, {"FusedGemm"}),
+])  # fmt: skip
+def test_what_the_optimiser_fuses_prunes_as_before(
+    build: Callable[[], onnx.ModelProto], fused: set[str], tmp_path: Path
+) -> None:
+    proto = _optimised(build(), tmp_path)
+    assert fused <= {node.op_type for node in proto.graph.node}
+    dissected = dissect(proto, tmp_path, given=feeds_for(build(), 16))
+    before = dissect(build(), tmp_path).analysis.groups
+    assert sorted(group.units for group in before) == sorted(group.units for group in dissected.analysis.groups)
+    assert_exact(dissected, 0)

@@ -57,7 +57,10 @@ def compute_gemm(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (torch.addmm(c.expand(a.shape[0], b.shape[1]), a, b, beta=beta, alpha=alpha),)
 
 
-def tie_matmul(op: Op, ties: Ties, slots: tuple[int, int] = FIRST) -> None:
+def tie_matmul(
+    op: Op, ties: Ties, slots: tuple[int, int] = FIRST, transposed: tuple[bool, bool] = (False, False)
+) -> None:
+    """`transposed`: which of both operands has its last two axes the other way round."""
     a, b, y = op.inputs[slots[0]], op.inputs[slots[1]], op.outputs[0]
     rank_a, rank_b, rank_y = (len(ties.shape(name)) for name in (a, b, y))
     if rank_b == 1 and rank_a > 1:  # a weight for each unit, summed
@@ -67,11 +70,13 @@ def tie_matmul(op: Op, ties: Ties, slots: tuple[int, int] = FIRST) -> None:
         return
     if min(rank_a, rank_b) < 2:
         return  # a vector on the left: silence pins
-    _tie_contraction(op, ties, (a, rank_a - 1), (b, rank_b - 2), slots)
-    ties.tie((a, rank_a - 2), (y, rank_y - 2))
-    ties.tie((b, rank_b - 1), (y, rank_y - 1))
-    ties.produce(op, b, rank_b - 1)
-    ties.produce(op, a, rank_a - 2)
+    a_inner, b_inner = rank_a - 1 - transposed[0], rank_b - 2 + transposed[1]
+    a_outer, b_outer = rank_a - 2 + transposed[0], rank_b - 1 - transposed[1]
+    _tie_contraction(op, ties, (a, a_inner), (b, b_inner), slots)
+    ties.tie((a, a_outer), (y, rank_y - 2))
+    ties.tie((b, b_outer), (y, rank_y - 1))
+    ties.produce(op, b, b_outer)
+    ties.produce(op, a, a_outer)
     tie_broadcast(ties, (a, b), y, spare=2)
 
 
