@@ -9,7 +9,7 @@ SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
 .PHONY: help run test lint format example bench bench-papers bench-prunability bench-ranking bench-wide \
-	bench-embedded bench-analysis bench-large fuzz soak clean
+	bench-accuracy bench-embedded bench-analysis bench-large fuzz soak clean
 
 help:
 	@echo 'make run           install and serve on http://127.0.0.1:8000   (SERVE_ARGS="--port 9000")'
@@ -22,6 +22,7 @@ help:
 	@echo 'make bench-prunability  half of every group over many models: exact, kept, time, memory, beside other pruners'
 	@echo 'make bench-ranking  how well each criterion ranks units, and what the exact ranking costs'
 	@echo 'make bench-wide  distinctiveness of 4,096 units over 50,000 samples: memory and time'
+	@echo 'make bench-accuracy  accuracy after pruning without training, by criterion and compensation, beside onnxsim'
 	@echo 'make bench-embedded  small networks as firmware: estimates beside what compiler and emulator say'
 	@echo 'make bench-analysis  the tie analysis over ten million points, and over deep graphs'
 	@echo 'make bench-large  a 1.5 GB model pruned: memory in sizes of the model   (LARGE_ARGS="--gigabytes 3 --external")'
@@ -60,6 +61,9 @@ bench-prunability: $(VENV)/.dev
 
 bench-ranking: $(VENV)/.dev
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.ranking $(RANKING_ARGS)
+
+bench-accuracy: $(VENV)/.dev
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.accuracy $(ACCURACY_ARGS)
 
 bench-wide: $(VENV)/.dev
 	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.wide $(WIDE_ARGS)

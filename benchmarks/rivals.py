@@ -84,6 +84,18 @@ class Rival:
             self.process = None
 
 
+def pruned_by_onnxsim(
+    python: str, model: Path, target: Path, method: str, sparsity: float, calibration: Path
+) -> float | None:
+    """Let onnxsim remove channels by "L2" or "Wanda"; the share of the parameters that stays, None where it fails."""
+    command = [python, "-m", "benchmarks.rivals_side", "channels", str(model), str(target), method, str(sparsity)]
+    done = subprocess.run(
+        [*command, str(calibration)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False, timeout=LIMIT_S,
+    )  # fmt: skip
+    return float(done.stdout.split()[-1]) if done.returncode == 0 else None
+
+
 def rivals() -> list[Rival]:
     python = os.environ.get("BENCH_RIVALS_PYTHON", "")
     return [Rival("Torch-Pruning", "torch_pruning", python), Rival("onnxsim", "onnxsim", python)]

@@ -115,7 +115,29 @@ def with_onnxsim() -> Callable[[str, str], Any]:
     return ask
 
 
+def channels(model: str, target: str, method: str, sparsity: str, calibration: str) -> None:
+    """onnxsim's structured pruning, into a file; prints the share of the parameters that stay."""
+    import onnx
+    from onnxsim import pruning
+
+    whole = onnx.load(model)
+    if method == "L2":
+        smaller = pruning.apply_structured_pruning(whole, float(sparsity))
+    else:
+        held = dict(np.load(calibration))
+        feeds = [
+            {name: array[i : i + 1] for name, array in held.items()} for i in range(len(next(iter(held.values()))))
+        ]
+        smaller = pruning.apply_structured_wanda_pruning(whole, calibration_data=feeds, sparsity=float(sparsity))
+    onnx.save(smaller, target)
+    sizes = [sum(int(np.prod(one.dims)) for one in proto.graph.initializer) for proto in (onnx.load(model), smaller)]
+    print(sizes[1] / sizes[0])
+
+
 def main() -> None:
+    if sys.argv[1] == "channels":
+        channels(*sys.argv[2:])
+        return
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a rival prints is not an answer
     try:

@@ -24,7 +24,10 @@ class Amount(Strict):
     """How much to remove: exactly one of these."""
 
     threshold: Literal[True] | None = Field(default=None, description="What the criterion's own threshold says.")
-    remove_units: Share | None = Field(default=None, description="This share of every group; half a unit goes.")
+    remove_units: Share | None = Field(
+        default=None,
+        description="This share of the units: of every group, or of all together where `share_out` is `error`.",
+    )
     remove_weights: Share | None = Field(default=None, description="This share of the weights (unstructured).")
     keep_macs: Share | None = Field(default=None, description="Keep this share of the multiply-accumulates.")
     keep_parameters: Share | None = Field(default=None, description="Keep this share of the parameters.")
@@ -118,7 +121,7 @@ class PruneRequest(Strict):
     )
     share_out: Literal["error", "uniform"] = Field(
         default="error",
-        description="How a budget is shared out among the groups: `error` takes units where they cost least for what "
+        description="How an amount is shared out among the groups: `error` takes units where they cost least for what "
         "is saved, for criteria whose scores compare across groups; `uniform` takes the same share of each.",
     )
     compensation: Literal["none", "merge", "merge_incoming", "project", "reconstruct"] = Field(

@@ -18,6 +18,8 @@ from worker.engine.graph import Array, Graph, freeze
 from worker.engine.load import Loaded, load
 from worker.engine.observe import grams, see
 from worker.engine.quantised import unrounded
+from worker.engine.refit.readings import readings
+from worker.engine.refit.teacher import Watching
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,13 @@ def dissect(
     feeds = {name: array for name, array in made.items() if name in wanted}
     seen = see(executor, {name: array[: graph.fixed_batch() or 1] for name, array in feeds.items()})
     analysis = analyse(graph, seen, lossy)
-    found = grams(executor, analysis.groups, [feeds])
-    evidence = {group.name: gather(graph, group, found[group.name]) for group in analysis.groups}
+    watching = Watching(executor, readings(graph, analysis.ties.seen, analysis.groups), 1, 0)
+    found = grams(executor, analysis.groups, [feeds], beside=watching.visit)
+    sights = watching.sights()
+    evidence = {
+        group.name: gather(graph, group, found[group.name], sights=sights.get(group.name, ()))
+        for group in analysis.groups
+    }
     return Dissected(loaded, graph, analysis, evidence, feeds)
 
 

@@ -65,6 +65,17 @@ def test_the_two_budgets_differ(tmp_path: Path) -> None:
     assert macs != parameters
 
 
+def test_a_share_of_units_is_taken_where_it_costs_least(tmp_path: Path) -> None:
+    """18 units in three groups: nine go whichever way, from the groups where the loss changes least or evenly."""
+    dissected = dissect(cnn(), tmp_path, samples=64)
+    amount = {"criterion": {"name": "obs"}, "amount": {"remove_units": 0.5}}
+    shared = lost(dissected, amount)
+    even = lost(dissected, {**amount, "share_out": "uniform"})
+    assert {"c1": 3, "c2": 3, "fc1": 4} == even
+    assert 9 == sum(shared.values())
+    assert even != shared
+
+
 def test_an_unreachable_budget_names_the_least_that_can_be_reached(tmp_path: Path) -> None:
     with pytest.raises(EspalierError, match=r"asks for .* macs; removing all that may go leaves") as caught:
         lost(dissect(cnn(), tmp_path), {**MAGNITUDE, "amount": {"keep_macs": 0.0001}})

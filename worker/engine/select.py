@@ -51,13 +51,13 @@ def choose(
     if request.amount.kind == "threshold":
         return {group.name: _capped(criterion.by_threshold(evidence[group.name]), group, keep) for group in groups}
     orders = {group.name: _capped(criterion.in_order(evidence[group.name]), group, keep) for group in groups}
-    share = request.amount.share
-    if request.amount.kind != "remove_units":
-        budget = _budget(request, orders, cost_of)
-        if request.share_out == "error":
-            costs = {name: [step.score or 0.0 for step in steps] for name, steps in orders.items()}
-            return {name: orders[name][:count] for name, count in share_out(costs, budget.spent, budget.limit).items()}
-        share = _share_for_budget(budget, groups, orders)
+    share, of_units = request.amount.share, request.amount.kind == "remove_units"
+    if request.share_out == "error":
+        budget = _units_budget(share, groups) if of_units else _budget(request, orders, cost_of)
+        costs = {name: [step.score or 0.0 for step in steps] for name, steps in orders.items()}
+        return {name: orders[name][:count] for name, count in share_out(costs, budget.spent, budget.limit).items()}
+    if not of_units:
+        share = _share_for_budget(_budget(request, orders, cost_of), groups, orders)
     return {group.name: orders[group.name][: units_lost(share, group.units)] for group in groups}
 
 
@@ -81,6 +81,12 @@ class Budget:
 
     limit: float
     spent: Spent
+
+
+def _units_budget(share: float, groups: Sequence[Group]) -> Budget:
+    """So many units of all groups together. What cannot be met takes all that may go, as it does group by group."""
+    whole = sum(group.units for group in groups)
+    return Budget(whole - units_lost(share, whole), lambda lost: whole - sum(lost.values()))
 
 
 def _budget(request: PruneRequest, orders: Mapping[str, tuple[Step, ...]], cost_of: CostOf) -> Budget:
