@@ -38,6 +38,7 @@ class Tail:
     addends: tuple[str, ...]
     bias: str
     bias_scale: Float
+    rectified: bool = False  # nobody but a ReLU reads `end`
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,9 @@ def _tail(graph: Graph, seen: Seen, op: Op, linear: Linear) -> Tail:
     if np.abs(scale).min(initial=1.0) <= SMALLEST_SCALE * np.abs(scale).max(initial=1.0):
         one = np.ones(count)  # an output that is scaled to nothing cannot be read back from the end
         return Tail(op.outputs[0], op.outputs[0], one, 0 * one, (), _own_bias(graph, linear, count), one)
-    return Tail(y, judged, scale, shift, tuple(addends), bias, bias_scale)
+    last = graph.readers.get(y, ())
+    rectified = y not in outputs and len(last) == 1 and last[0].key == "Relu"
+    return Tail(y, judged, scale, shift, tuple(addends), bias, bias_scale, rectified)
 
 
 def _other(op: Op, one: str) -> str:

@@ -20,9 +20,11 @@ from worker.engine.graph import Array, Graph
 from worker.engine.refit.eliminate import ORDER_RIDGE, order, reader
 from worker.engine.refit.normal import Normal, Sums, solve
 from worker.engine.refit.readings import Reading
+from worker.engine.refit.rectified import MOST_BYTES, Rows
 from worker.engine.refit.rows import rows_wanted, some_of
 from worker.engine.refit.weights import change, judged_scale, matrix
 
+RECTIFIED_STEPS = 6
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 Batches = Sequence[Mapping[str, Array]]
@@ -31,7 +33,8 @@ Ranked = Sequence[tuple[int, float]]  # units in the order in which they go, and
 
 @dataclass(frozen=True)
 class Refit:
-    """What became of one reading. Errors are shares of the mean square of what is judged, on held-back samples."""
+    """What became of one reading. Errors are shares of the mean square of what is judged, on held-back samples; where a
+    ReLU follows, of what passes it."""
 
     reading: Reading
     inputs: int
@@ -76,6 +79,15 @@ class Trail:
 
 
 @dataclass(frozen=True, eq=False)
+class Seen:
+    """What one reading sees on one set of samples."""
+
+    normal: Normal
+    rows: Rows | None
+    energy: float
+
+
+@dataclass(frozen=True, eq=False)
 class Sides:
     """Teacher and student over the same samples."""
 
@@ -83,23 +95,32 @@ class Sides:
     student: Trail
 
     @torch.inference_mode()
-    def collect(self, graph: Graph, reading: Reading, rows: int, generator: torch.Generator) -> tuple[Normal, float]:
-        """The normal equations of one reading, and the mean over places of the square of what it is judged by."""
+    def collect(self, graph: Graph, reading: Reading, rows: int, generator: torch.Generator) -> Seen:
+        """The normal equations of one reading, the rows themselves where a ReLU follows, and the mean over places of
+        the square of what it is judged by."""
         linear, tail = reading.linear, reading.tail
         self.student.until(reading.op.index)
         self.teacher.until(max(graph.producer[name].index for name in (tail.end, tail.judged)) + 1)
         sums = Sums(linear.blocks, linear.features, linear.outputs, bool(tail.bias), self.student.executor.device)
+        fits = 4 * rows * linear.blocks * linear.features <= MOST_BYTES
+        sign = torch.from_numpy(np.sign(tail.scale)).reshape(linear.blocks, 1, linear.outputs)
+        kept = Rows(sign.to(sums.h.device, torch.float32), sums.constant) if tail.rectified and fits else None
         squares, places = 0.0, 0
         for place in range(len(self.teacher.walks)):
             target = self._target(reading, place)
             x = self.student.value(place, reading.source)
             spots = some_of(linear.places(tuple(x.shape)), rows // len(self.teacher.walks), generator)
-            sums.add(linear.gather(x, spots), linear.results(target, spots))
+            features, targets = linear.gather(x, spots), linear.results(target, spots)
+            sums.add(features, targets)
+            if kept is not None:
+                end = self.teacher.value(place, tail.end)
+                own = torch.from_numpy(tail.scale).to(targets).reshape(linear.blocks, 1, linear.outputs)
+                kept.add(features, targets, targets - linear.results(end, spots) / own)
             judged = self.teacher.value(place, tail.judged)
             squares += float(judged.square().sum(dtype=torch.float64))
             places += judged.numel() // judged.shape[linear.axis]
         self.teacher.drop({tail.end, tail.judged})
-        return sums.means(), squares / max(places, 1)
+        return Seen(sums.means(), kept, squares / max(places, 1))
 
     def _target(self, reading: Reading, place: int) -> torch.Tensor:
         """What the operator itself is to give, tail undone."""
@@ -130,24 +151,32 @@ class Refitting:
 
     def step(self, reading: Reading) -> Refit:
         rows = rows_wanted(reading.linear.features)
-        normal, _ = self.fit.collect(self.graph, reading, rows, self.generator)
-        held, energy = self.held.collect(self.graph, reading, rows, self.generator)
+        fit = self.fit.collect(self.graph, reading, rows, self.generator)
+        held = self.held.collect(self.graph, reading, rows, self.generator)
         w = matrix(self.graph, reading).to(self.student.device)
-        scale = judged_scale(reading, energy).to(self.student.device)
-        self._choose(reading, normal, w, scale)
+        scale = judged_scale(reading, held.energy).to(self.student.device)
+        self._choose(reading, fit.normal, w, scale)
         kept = torch.from_numpy(self._kept(reading, w.shape[1])).to(w.device)
         plain = torch.zeros_like(w)
         plain[:, kept] = w[:, kept]
 
         def error(weights: torch.Tensor) -> float:
-            return float((held.error(weights) * scale.square()).sum())
+            own = held.normal.error(weights) if held.rows is None else held.rows.error(weights)
+            return float((own * scale.square()).sum())
 
         before = error(plain)
         best, ridge, lowest = plain, None, before
         for candidate in RIDGES:
-            weights = solve(normal, w, kept, candidate)
+            weights = solve(fit.normal, w, kept, candidate)
             if (found := error(weights)) < lowest:
                 best, ridge, lowest = weights, candidate, found
+        weights = best
+        for _ in range(RECTIFIED_STEPS if fit.rows is not None and held.rows is not None and ridge is not None else 0):
+            assert fit.rows is not None
+            assert ridge is not None
+            weights = solve(fit.rows.retargeted(fit.normal, weights), w, kept, ridge)
+            if (found := error(weights)) < lowest:
+                best, lowest = weights, found
         for name, array in change(self.graph, reading, best - w).items():
             self.changed[name] = array
             self.student.replace(name, array)
