@@ -118,6 +118,21 @@ def test_exact_changes_are_those_of_whole_masked_models(name: str, tmp_path: Pat
         np.testing.assert_allclose(opened.changes(left), want, atol=1e-6)
 
 
+@pytest.mark.parametrize(("size", "form"), [(6.0, "LastLayer"), (40.0, "RankOne")])
+def test_a_removal_that_turns_sure_answers_round_is_exact_too(size: float, form: str, tmp_path: Path) -> None:
+    proto = mlp()
+    for one in proto.graph.initializer:
+        if one.name == "fc3.weight":
+            one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one) * np.float32(size), one.name))
+    one = subject(tmp_path, proto)
+    group = one.analysis.groups[-1]
+    opened = one.look.open(group)
+    assert form == type(opened.trials).__name__
+    want = np.array([one.naive(group, [unit]) - one.naive(group, []) for unit in range(group.units)])
+    assert np.abs(want).max() > 0.5
+    np.testing.assert_allclose(opened.changes(np.arange(group.units)), want, atol=1e-6, rtol=1e-6)
+
+
 def test_a_change_at_another_unit_is_noticed(tmp_path: Path) -> None:
     one = subject(tmp_path, mlp())
     group = one.analysis.groups[0]

@@ -5,9 +5,10 @@ In general (`Masked`) that part runs with many masks at once. Where all readers 
 (`RankOne`), a reader's output without unit j is `Z - a_j w_j`, and only what follows runs. Where nothing but
 cross-entropy follows (`LastLayer`), with p the probabilities and t the target,
 
-    change_j = log(sum_k p_k exp(-a_j w_jk)) + a_j sum_k t_k w_jk = log1p(sum_k p_k expm1(-a_j w_jk)) + ...
+    change_j = log(sum_k p_k exp(-a_j w_jk)) + a_j sum_k t_k w_jk
 
-whose exponentials stay the same, whatever was taken before: they are computed once.
+whose exponentials stay the same, whatever was taken before: they are computed once. All terms of the sum are positive,
+so that nothing cancels where a removal turns a sure answer round.
 """
 
 from collections.abc import Callable, Iterable, Sequence, Set
@@ -147,7 +148,7 @@ class LastLayer:
 
     def __init__(self, loss: Loss, reach: Reach, group: Group, product: Product, batches: Iterable[Batch]) -> None:
         self.product, self.units = product, np.arange(group.units)  # of the table, in order
-        self.table: list[torch.Tensor] = []  # expm1(-a w): (outputs, units, samples)
+        self.table: list[torch.Tensor] = []  # exp(-a w): (outputs, units, samples)
         self.holds = isinstance(batches, list) and loss.axis == 1
         if not self.holds:
             return
@@ -164,7 +165,7 @@ class LastLayer:
             given = product.of(acts, everyone).permute(2, 0, 1).contiguous()  # (outputs, units, samples)
             self.holds = float(given.abs().max()) < STEEP
             self.slope += (given * wanted.T.unsqueeze(1)).sum(dim=(0, 2), dtype=torch.float64).cpu()
-            self.table.append(torch.expm1(-given))
+            self.table.append(torch.exp(-given))
 
     def changes(self, units: Units, closed: Sequence[int]) -> Float:
         self._forget(set(closed))
@@ -176,7 +177,7 @@ class LastLayer:
             moved = table[0] * p[0]
             for row, chance in zip(table[1:], p[1:], strict=True):
                 moved.addcmul_(row, chance)
-            total += moved.log1p_().sum(dim=1, dtype=torch.float64).cpu()
+            total += (moved.log_() - p.sum(dim=0).log()).sum(dim=1, dtype=torch.float64).cpu()
         place = np.searchsorted(self.units, units)
         change: Float = ((total + self.slope[self.units])[place] / len(self.acts)).numpy()
         return change
