@@ -158,7 +158,7 @@ SCALED = {"preprocess": {"scale": 2.0}}
 
 
 def by_loss(name: str, share: float = 0.5, **more: object) -> dict[str, object]:
-    return {"criterion": {"name": name, **more}, "amount": {"remove_units": share}}
+    return {"criterion": {"name": name, **more}, "amount": {"remove_units": share}, "share_out": "uniform"}
 
 
 def by_limit(name: str, **more: object) -> dict[str, object]:
