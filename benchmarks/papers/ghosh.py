@@ -83,7 +83,7 @@ def _steps() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 NETS = {
     "11-15-2": Net(_tabular, 60, _cells),
     "DNN 3 x 100": Net(_deep, 30, _rows),
-    "LSTM 2 x 256": Net(Recurrent, 15, _steps),
+    "LSTM 2 x 256": Net(Recurrent, 8, _steps),
 }
 
 
@@ -152,7 +152,7 @@ def _subject(name: str, net: Net, seed: int) -> Subject:
     path = OUT / f"{name}_{seed}.onnx"
     if not path.exists():
         OUT.mkdir(parents=True, exist_ok=True)
-        export(_train(net, x[train], y[train], seed), x[:2], path)
+        export(_train(net, x[train], y[train], seed), x[:1], path)
     return Subject(path, {"image": x[test], "labels": y[test]}, {"image": x[train], "labels": y[train]})
 
 

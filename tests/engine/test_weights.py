@@ -61,6 +61,8 @@ def test_the_gram_of_a_layers_inputs_explains_its_outputs(build, tmp_path: Path)
         w = np.split(to_matrix(dissected.graph.constants[one.weight].astype(np.float64), one), len(seen.gram))
         for block, part in enumerate(np.split(y, len(seen.gram))):
             np.testing.assert_allclose(w[block] @ seen.gram[block] @ w[block].T, part @ part.T, rtol=1e-4, atol=1e-4)
+            moved = np.roll(w[block], 1, axis=1)  # one input late, and nothing is explained
+            assert not np.allclose(moved @ seen.gram[block] @ moved.T, part @ part.T, rtol=1e-2, atol=1e-2)
         squares = np.diagonal(seen.gram, axis1=1, axis2=2)
         np.testing.assert_allclose(squares, seen.squares)
         rows = sum(len(part) for part in w)
