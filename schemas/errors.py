@@ -125,6 +125,9 @@ FAILURES: dict[str, Kind] = {
         422, "The criterion has no say on this model", "Use another criterion; `use_when` in GET /criteria tells."
     ),
     "amount_unreachable": Kind(422, "The amount cannot be reached", "Ask for less; the message names the least."),
+    "infeasible": Kind(
+        422, "Nothing meets the constraints", "Loosen one that the message names, or send more calibration samples."
+    ),
     "exactness_failed": Kind(500, "The pruned model failed its own proof", "Report it: this is a defect of ours."),
     "artifact_rejected": Kind(500, "The pruned model failed verification", "Report it: this is a defect of ours."),
     "job_timeout": Kind(422, "The job ran longer than its limit", "Send a smaller model or fewer samples."),

@@ -16,7 +16,7 @@ from schemas.criteria.weights import PATTERNS
 from schemas.errors import EspalierError, FieldError, nearest
 
 # An answer is not much longer than what it answers: nobody reads the rest.
-MAX_COMPLAINTS = 50
+MAX_COMPLAINTS = 30
 MAX_KEY_CHARACTERS = 100
 
 Request = TypeVar("Request", bound=BaseModel)

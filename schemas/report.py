@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from schemas.amount import Amount
 from schemas.device import Devices
 from schemas.files import FileName
 from schemas.job import Verdict
@@ -206,6 +207,30 @@ class Stored(ReportPart):
     latency_ms: float
 
 
+class SearchPoint(ReportPart):
+    """One model that a search has made and judged on samples held back."""
+
+    amount: Amount
+    parameters: int
+    macs: int
+    file_bytes: int = Field(description="Estimated.")
+    flash_bytes: int
+    peak_ram_bytes: int
+    latency_ms: float
+    score: float | None
+    drop: float | None = Field(description="Of the score, against the uploaded model on the same samples.")
+    broken: tuple[str, ...] = Field(description="The constraints that it does not meet.")
+
+
+class SearchReport(ReportPart):
+    """How the amount was found, where the request left it open."""
+
+    points: tuple[SearchPoint, ...] = Field(description="In the order in which they were visited.")
+    chosen: int = Field(description="Which of them the artifact is, counted from 0.")
+    because: str
+    samples: int = Field(description="Samples held back that the points were judged on.")
+
+
 class DataUse(ReportPart):
     """What became of the samples."""
 
@@ -246,6 +271,7 @@ class Report(ReportPart):
     after: Side
     exactness: Exactness
     devices: Devices
+    search: SearchReport | None = Field(default=None, description="With `amount: {search: true}`: the way to it.")
     steps: tuple[FinishingStep, ...] = Field(
         default=(), description="With `distill` or `quantize`: the model as pruned, and after each of them."
     )

@@ -5,51 +5,18 @@ keys (naming the nearest known one), values out of range and combinations withou
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from schemas.amount import Amount
 from schemas.criteria import CRITERIA, Criterion, CriterionBase, Obs, with_name
 from schemas.device import CustomTarget, Processor, target_named
 from schemas.finishing import Distill, Quantize
 from schemas.parse import parse
 from schemas.strict import Strict
 
-Share = Annotated[float, Field(gt=0, lt=1)]
 JobKind = Literal["prune", "inspect", "sweep", "compare"]
-AmountKind = Literal["threshold", "remove_units", "remove_weights", "keep_macs", "keep_parameters"]
-
-
-class Amount(Strict):
-    """How much to remove: exactly one of these."""
-
-    threshold: Literal[True] | None = Field(default=None, description="What the criterion's own threshold says.")
-    remove_units: Share | None = Field(
-        default=None,
-        description="This share of the units: of every group, or of all together where `share_out` is `error`.",
-    )
-    remove_weights: Share | None = Field(default=None, description="This share of the weights (unstructured).")
-    keep_macs: Share | None = Field(default=None, description="Keep this share of the multiply-accumulates.")
-    keep_parameters: Share | None = Field(default=None, description="Keep this share of the parameters.")
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "Amount":
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(f"give exactly one of {', '.join(type(self).model_fields)}; got {given or 'none'}")
-        return self
-
-    @property
-    def kind(self) -> AmountKind:
-        for name in get_args(AmountKind):
-            if getattr(self, name) is not None:
-                return name  # type: ignore[no-any-return]  # a member of AmountKind by construction
-        raise AssertionError("the validator lets no empty amount through")
-
-    @property
-    def share(self) -> float:
-        """The number behind the amount; a threshold has none."""
-        return float(getattr(self, self.kind))
 
 
 class Scope(Strict):
@@ -95,7 +62,7 @@ class Evaluation(Strict):
 
 
 class Constraints(Strict):
-    """What the result must satisfy. They give a verdict (exit code 1); they do not change the result."""
+    """What the result must satisfy. Without an amount they say how much goes; they always give a verdict."""
 
     max_accuracy_drop: float | None = Field(default=None, ge=0, description="As a share: 0.01 is one point.")
     min_accuracy: float | None = Field(default=None, description="The score after pruning is at least this.")
@@ -118,6 +85,9 @@ class PruneRequest(Strict):
     amount: Amount = Field(
         default_factory=lambda: Amount(keep_macs=0.5),
         description="By default half of the multiply-accumulates; the criterion's own threshold where it has one.",
+    )
+    round_to: int = Field(
+        default=1, ge=1, le=256, description="What stays of a group is a multiple of this, or all of it."
     )
     share_out: Literal["error", "uniform"] = Field(
         default="error",
@@ -183,7 +153,7 @@ class PruneRequest(Strict):
         if criterion is None:
             return raw
         usual = {
-            "amount": criterion.usual_amount(),
+            "amount": {"search": True} if _asks_for_a_fit(raw, criterion) else criterion.usual_amount(),
             "compensation": criterion.usual_compensation(),
             "share_out": "error" if criterion.comparable() else "uniform",
         }
@@ -205,6 +175,8 @@ class PruneRequest(Strict):
     def _combinations(self) -> "PruneRequest":
         weights = self.criterion.prunes_weights()
         kind = self.amount.kind
+        if kind == "search" and self.target is None and self.constraints == Constraints():
+            raise ValueError("a search needs to know what for: give constraints, or a target")
         if weights and kind not in ("remove_weights", "threshold"):
             raise ValueError(
                 f'amount {kind!r} removes units, but the criterion ranks single weights; use "remove_weights"'
@@ -262,6 +234,15 @@ class PruneRequest(Strict):
         if finishing:
             return f"{' and '.join(finishing)} work{'s' if len(finishing) == 1 else ''} with calibration samples"
         return f"criterion {self.criterion.name!r} with compensation {self.compensation!r} looks at data"
+
+
+def _asks_for_a_fit(raw: Mapping[str, Any], criterion: CriterionBase) -> bool:
+    """Whether something is asked of the result, and the criterion leaves open how much goes."""
+    given = raw.get("constraints")
+    asked = raw.get("target") is not None or (
+        isinstance(given, Mapping) and any(one is not None and one is not False for one in given.values())
+    )
+    return asked and not criterion.has_threshold() and not criterion.prunes_weights()
 
 
 def _criterion(raw: Any) -> CriterionBase | None:

@@ -14,9 +14,10 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
+from schemas.amount import Amount
 from schemas.criteria import Criterion, Random
 from schemas.parse import complaints, parse
-from schemas.request import Amount, JobKind, Preprocess, PruneRequest
+from schemas.request import JobKind, Preprocess, PruneRequest
 from schemas.strict import Strict
 
 MOST_POINTS = 64

@@ -64,7 +64,7 @@ def test_an_option_changes_the_outcome(local: Callable[..., int], tmp_path: Path
 def test_a_broken_constraint_is_exit_code_1_and_the_files_are_there(
     local: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert 1 == local("--set", "constraints.max_parameters=100", "--json")
+    assert 1 == local("--set", "constraints.max_parameters=100", "--set", "amount.keep_macs=0.5", "--json")
     answer = json.loads(capsys.readouterr().out)
     assert not answer["verdict"]["met"]
     assert answer["after"]["file_bytes"] == (tmp_path / "p.onnx").stat().st_size

@@ -16,8 +16,7 @@ from schemas.job import Progress
 from schemas.report import ClassificationScore, FidelityScore, Report
 from schemas.request import Amount, Constraints, Evaluation, Preprocess, PruneRequest, Scope, parse_options
 from tests.engine.nets import balanced, cnn, feeds_for, mlp, reshaped_at_run_time, save
-from worker.engine import run as engine
-from worker.engine import verify
+from worker.engine import surgery, verify
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.verify import verify_artifact
 
@@ -267,6 +266,9 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "amount.keep_parameters": (
         {**HALF, "amount": {"keep_parameters": 0.5}}, {**HALF, "amount": {"keep_parameters": 0.3}}
     ),
+    "amount.keep_file_bytes": ({"amount": {"keep_file_bytes": 0.8}}, {"amount": {"keep_file_bytes": 0.6}}),
+    "amount.keep_peak_ram": ({"amount": {"keep_peak_ram": 0.9}}, {"amount": {"keep_peak_ram": 0.7}}),
+    "round_to": (HALF, {**HALF, "round_to": 4}),
     "compensation": (WIDE, {**WIDE, "compensation": "project"}),
     "share_out": ({"amount": {"keep_macs": 0.6}}, {"amount": {"keep_macs": 0.6}, "share_out": "uniform"}),
     "scope.include": (HALF, {**HALF, "scope": {"include": ["fc*"]}}),
@@ -303,6 +305,8 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
 ELSEWHERE = {
     "criterion.sparsegpt.damping": "tests/engine/test_weights.py",
     "criterion.sparsegpt.block_columns": "tests/engine/test_weights.py",
+    "amount.keep_latency": "tests/engine/test_select.py",
+    "amount.search": "tests/engine/test_search.py",
     "lossy": "tests/engine/test_lossy.py",
     "external_data": "tests/engine/test_shelf.py",
     "preprocess.layout": "tests/engine/test_data_read.py and below",
@@ -463,14 +467,14 @@ def test_a_threshold_that_finds_nothing_succeeds_with_a_warning(tmp_path: Path) 
 
 
 def test_a_job_whose_cut_is_wrong_fails_its_proof(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    real = engine.surgery.indices_gone
+    real = surgery.indices_gone
 
     def wrong(*given: object) -> object:
         gone = real(*given)  # type: ignore[arg-type]
         gone["fc2.weight", 1] = (gone["fc2.weight", 1] + 1) % 7
         return gone
 
-    monkeypatch.setattr(engine.surgery, "indices_gone", wrong)
+    monkeypatch.setattr(surgery, "indices_gone", wrong)
     with pytest.raises(EspalierError) as caught:
         job(tmp_path, HALF)
     assert "exactness_failed" == caught.value.code

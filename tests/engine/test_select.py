@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from schemas.amount import KeepKind
 from schemas.errors import EspalierError
 from schemas.request import PruneRequest, Scope, parse_options
 from tests.engine.dissect import Dissected, dissect
 from tests.engine.nets import cnn, dense_block
 from worker.engine import cost
+from worker.engine.budget import Quantities
 from worker.engine.criteria import ranking
 from worker.engine.select import choose, group_in_scope, in_scope, units_lost
 
@@ -21,7 +23,14 @@ def lost(dissected: Dissected, options: Mapping[str, object]) -> dict[str, int]:
 
 def taken(dissected: Dissected, request: PruneRequest) -> "dict[str, tuple]":  # type: ignore[type-arg]
     groups = dissected.analysis.groups
-    return choose(request, ranking(request.criterion), groups, dissected.evidence, lambda gone: costs(dissected, gone))
+    return choose(request, ranking(request.criterion), groups, dissected.evidence, sizes(dissected))
+
+
+def sizes(dissected: Dissected, eight_bits: bool = False) -> Quantities:
+    """One millisecond for each operator, and no byte but for weights."""
+    graph = dissected.graph
+    times = {op.index: 1.0 for op in graph.ops}
+    return Quantities(graph, dissected.analysis.ties.seen, dissected.analysis.groups, 0, lambda: times, eight_bits)
 
 
 def costs(dissected: Dissected, gone: Mapping[str, int]) -> cost.Cost:
@@ -77,9 +86,46 @@ def test_a_share_of_units_is_taken_where_it_costs_least(tmp_path: Path) -> None:
 
 
 def test_an_unreachable_budget_names_the_least_that_can_be_reached(tmp_path: Path) -> None:
-    with pytest.raises(EspalierError, match=r"asks for .* macs; removing all that may go leaves") as caught:
+    with pytest.raises(EspalierError, match=r"asks for .* MACs; removing all that may go leaves") as caught:
         lost(dissect(cnn(), tmp_path), {**MAGNITUDE, "amount": {"keep_macs": 0.0001}})
     assert "amount_unreachable" == caught.value.code
+
+
+@pytest.mark.parametrize("kind", ["keep_file_bytes", "keep_peak_ram", "keep_latency"])
+def test_what_a_device_has_little_of_is_a_budget_too(kind: KeepKind, tmp_path: Path) -> None:
+    dissected = dissect(cnn(), tmp_path)
+    some, whole = sizes(dissected), sizes(dissected).of(kind, {})
+    gone = lost(dissected, {**MAGNITUDE, "amount": {kind: 0.75}})
+    assert 0 < sum(gone.values())
+    assert 0.4 * whole < some.of(kind, gone) <= 0.75 * whole
+
+
+def test_several_budgets_hold_at_once(tmp_path: Path) -> None:
+    dissected = dissect(cnn(), tmp_path)
+    some = sizes(dissected)
+    keeps: dict[KeepKind, float] = {"keep_macs": 0.6, "keep_parameters": 0.4, "keep_peak_ram": 0.9}
+    both = lost(dissected, {**MAGNITUDE, "amount": keeps})
+    assert all(some.of(kind, both) <= share * some.of(kind, {}) for kind, share in keeps.items())
+    alone = [lost(dissected, {**MAGNITUDE, "amount": {kind: share}}) for kind, share in keeps.items()]
+    assert sum(both.values()) == max(sum(one.values()) for one in alone)
+
+
+def test_what_stays_is_a_multiple_or_everything(tmp_path: Path) -> None:
+    dissected = dissect(cnn(), tmp_path)
+    units = {group.name: group.units for group in dissected.analysis.groups}
+    for amount in ({"remove_units": 0.4}, {"keep_macs": 0.5}):
+        gone = lost(dissected, {**MAGNITUDE, "amount": amount, "round_to": 2})
+        kept = {name: units[name] - gone[name] for name in units}
+        assert all(count % 2 == 0 or count == units[name] for name, count in kept.items())
+        assert gone != lost(dissected, {**MAGNITUDE, "amount": amount})
+
+
+def test_eight_bits_are_counted_before_they_are_there(tmp_path: Path) -> None:
+    dissected = dissect(cnn(), tmp_path)
+    for kind in ("keep_file_bytes", "keep_peak_ram"):
+        small, large = sizes(dissected, eight_bits=True).of(kind, {}), sizes(dissected).of(kind, {})
+        assert 0.2 * large < small < 0.7 * large
+    assert sizes(dissected, eight_bits=True).of("keep_macs", {}) == sizes(dissected).of("keep_macs", {})
 
 
 def test_minimum_kept_holds_for_every_amount(tmp_path: Path) -> None:

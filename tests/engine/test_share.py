@@ -52,3 +52,19 @@ def test_groups_that_save_nothing_go_last() -> None:
 
 def test_what_cannot_be_met_takes_all() -> None:
     assert {"a": 7, "b": 5} == share_out({"a": [1.0] * 7, "b": [1.0] * 5}, spent, 0.0)
+
+
+def test_only_certain_numbers_may_go() -> None:
+    costs = {"a": [0.1] * 7, "b": [1.0] * 5}
+    lost = share_out(costs, spent, 0.5 * spent({}), {"a": [0, 4], "b": [0, 2, 4]})
+    assert {"a": 4, "b": 2} == lost
+    assert lost != share_out(costs, spent, 0.5 * spent({}))
+
+
+def peak(lost: Mapping[str, int]) -> float:
+    """The larger of two: whichever it is not saves nothing, until it is."""
+    return float(max(8 - lost.get("a", 0), 6 - lost.get("b", 0)))
+
+
+def test_a_peak_that_moves_is_followed() -> None:
+    assert {"a": 5, "b": 3} == share_out({"a": [1.0] * 7, "b": [0.1] * 5}, peak, 3.0)

@@ -4,14 +4,16 @@ In: an executor, groups and batches of samples. Out: `Seen` and `SiteGram`s. Mem
 whatever the number of samples: `G += A^T A`.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from worker.engine import evaluate
 from worker.engine.axes import Group
+from worker.engine.data import Samples
 from worker.engine.execute import Executor, Held, Visit
 from worker.engine.gram import Gram
 from worker.engine.graph import Array, Graph
@@ -122,6 +124,24 @@ def _zeros(graph: Graph, group: Group) -> Iterator[tuple[str, float]]:
     for one in group.consumers:
         if one.zero is not None and (points := graph.constants.get(one.op.input(one.zero))) is not None:
             yield one.read()[0], float(points.reshape(-1)[0])
+
+
+def batch_rows(graph: Graph, samples: Samples) -> int:
+    """How many samples are walked at once."""
+    return graph.fixed_batch() or evaluate.chunk_rows(samples)
+
+
+def batches(graph: Graph, samples: Samples, within: Callable[[float, str], None]) -> Iterator[Mapping[str, Array]]:
+    """Samples in chunks. Of a fixed batch only whole ones, unless the first is not."""
+    size = graph.fixed_batch()
+    done = 0
+    for part in samples.batches(batch_rows(graph, samples)):
+        if size is None or part.count == size:
+            yield part.inputs
+        elif done == 0:
+            yield evaluate.pad(part, size).inputs
+        done += part.count
+        within(done / samples.count, f"{done:,} of {samples.count:,} samples")
 
 
 def middle(graph: Graph, tensor: str) -> float | None:

@@ -25,6 +25,7 @@ from schemas.report import (
     Refusal,
     Report,
     Score,
+    SearchReport,
     Side,
     StageTiming,
 )
@@ -45,6 +46,8 @@ from worker.engine.surgery import to_proto
 PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "scipy")
 # Read at import: a confined job can no longer read what the packages say of themselves.
 VERSIONS = {name: version(name) for name in PACKAGES}
+NOTHING_BEYOND = "Nothing was removed: no unit lies beyond the threshold. Widen it, or give an amount instead."
+NOTHING_FOUND = "Nothing was removed: the model fits as it is, or whatever may go costs more than it may."
 BYTE = np.dtype(np.int8)
 FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -55,7 +58,13 @@ FLOATS = (
 
 
 def assemble(
-    subject: Subject, work: Work, judged: Judged, use: DataUse, timings: tuple[StageTiming, ...], threads: int
+    subject: Subject,
+    work: Work,
+    judged: Judged,
+    use: DataUse,
+    timings: tuple[StageTiming, ...],
+    threads: int,
+    found: SearchReport | None = None,
 ) -> Report:
     """The whole report of one job."""
     ties = subject.analysis.ties
@@ -96,6 +105,7 @@ def assemble(
         after=sides[1],
         exactness=judged.proof,
         devices=where,
+        search=found,
         steps=judged.steps,
         storage=judged.storage,
         layers=tuple(_layers(subject, counted, whole, after)),
@@ -252,7 +262,7 @@ def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
     request = subject.request
     weights = request.criterion.prunes_weights()
     if not weights and not any(work.gone.values()):
-        yield "Nothing was removed: no unit lies beyond the threshold. Widen it, or give an amount instead."
+        yield NOTHING_FOUND if request.amount.kind == "search" else NOTHING_BEYOND
     elif weights and not work.changed:
         yield "Nothing was removed: no weight lies below the threshold."
     elif weights:

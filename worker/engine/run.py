@@ -4,45 +4,37 @@ In: a request and the paths of its inputs. Out: `Report`, and in the work folder
 and report.md. Refused: whatever a stage refuses, as an `EspalierError`.
 """
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from pathlib import Path
 
-from schemas.criteria import Distinctiveness, Karnin
+from schemas.criteria import Karnin
 from schemas.criteria.loss import LossCriterion
 from schemas.errors import EspalierError
 from schemas.job import Progress
 from schemas.report import Report
 from schemas.request import Evaluation, PruneRequest
-from worker.engine import cost, evaluate, surgery
+from worker.engine import cost, evaluate
 from worker.engine.axes import Analysis, Group
-from worker.engine.compensate import Done, compensate, refitted
 from worker.engine.coverage import inside_branches
-from worker.engine.criteria import passed_over, ranking
-from worker.engine.criteria.evidence import Centre, Evidence, Step, gather
-from worker.engine.data import Samples, Split
+from worker.engine.criteria.evidence import Evidence, gather
+from worker.engine.data import Samples
 from worker.engine.embedded.check import keep_samples
 from worker.engine.execute import Executor
-from worker.engine.finish import PRUNED, write_model
 from worker.engine.gates import Look
-from worker.engine.graph import Array, Graph
-from worker.engine.inputs import LayerInputs, layer_inputs
 from worker.engine.losses import Wish, resolve_loss
 from worker.engine.measure import measure, output_infos, write
-from worker.engine.observe import grams
+from worker.engine.observe import batch_rows, batches, grams
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.refit.readings import readings
-from worker.engine.refit.reconstruct import Material, Rebuilt, most_samples, reconstruct
 from worker.engine.refit.teacher import Sight, Watching
-from worker.engine.refit.walk import Refit
 from worker.engine.report import assemble
-from worker.engine.select import choose, group_in_scope, in_scope
+from worker.engine.search import refuse_misfit, take
+from worker.engine.select import group_in_scope, in_scope
 from worker.engine.sensitivity import sensitivities
 from worker.engine.shelf import Shelf
-from worker.engine.sparsify import Clues, Sparsified, sparsify
-from worker.engine.stages import Emit, InputFile, Inputs, Limits, Stages, Subject, Work
+from worker.engine.stages import Emit, InputFile, Inputs, Limits, Stages, Subject
 
 __all__ = ["Emit", "InputFile", "Inputs", "Limits", "prune"]
 
@@ -63,11 +55,12 @@ def _run(request: PruneRequest, inputs: Inputs, ready: Prepared, limits: Limits,
     with stage("observe", "running the calibration data"):
         evidence = observe(wanted(request), subject, executor, data.fit, stage)
     del ready, executor  # a copy of all weights that nobody needs any more
-    work = remove(subject, evidence, data, stage)
+    work, found = take(subject, evidence, data, stage)
     del evidence  # it may have gathered all weights in double precision
     work, judged = measure(subject, work, data, probe, stage)
     with stage("report", "writing the report"):
-        report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads)
+        report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads, found)
+        refuse_misfit(report)
         write(report, work, subject.folder)
         if request.verify_on is not None:
             keep_samples(subject.folder, probe, subject.graph.fixed_batch() or 1, report.after.macs)
@@ -79,17 +72,9 @@ def subject_of(request: PruneRequest, inputs: Inputs, ready: Prepared) -> Subjec
     groups = _groups(request, ready.analysis)
     sensitive = sensitivities(request.criterion, ready.history, ready.graph)
     return Subject(
-        request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device, ready.folder, sensitive
-    )
-
-
-def remove(subject: Subject, evidence: Mapping[str, Evidence], data: Split, stage: Stages) -> Work:
-    """One point of the way from nothing to everything: what the request takes is chosen and cut."""
-    with stage("select", "choosing what goes"):
-        passed = passed_over(subject.request.criterion, evidence)
-        taken = _select(subject, evidence, passed)
-    with stage("cut", "removing it"):
-        return _cut(subject, taken, evidence, passed, data, stage)
+        request, inputs, ready.loaded, ready.graph, ready.analysis, groups, ready.device, ready.folder,
+        evaluate.pad(ready.probe.rows(0, 1), ready.graph.fixed_batch()), sensitive,
+    )  # fmt: skip
 
 
 def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
@@ -165,9 +150,9 @@ def observe(
     sights: dict[str, tuple[Sight, ...]] = {}
     if fit is not None and (want.grams or want.sights):
         watched = readings(graph, subject.analysis.ties.seen, subject.groups) if want.sights else ()
-        watching = Watching(executor, watched, -(-fit.count // _batch_rows(graph, fit)), want.seed)
+        watching = Watching(executor, watched, -(-fit.count // batch_rows(graph, fit)), want.seed)
         groups = [group for group in subject.groups if want.grams or not watching.sees(group.name)]
-        found = grams(executor, groups, _batches(graph, fit, stage), want.zeros, watching.visit)
+        found = grams(executor, groups, batches(graph, fit, stage.within), want.zeros, watching.visit)
         sights = watching.sights()
     look = None
     if fit is not None and want.loss is not None:
@@ -197,98 +182,3 @@ def _look(want: LossWanted, subject: Subject, executor: Executor, fit: Samples, 
         stage.within(min(next(opened) / len(subject.groups), 1.0), f"what {name} does to the loss")
 
     return Look(executor, seen, subject.groups, resolve_loss(want.wish, task, subject.graph, seen), some, tick)
-
-
-def _batch_rows(graph: Graph, samples: Samples) -> int:
-    return graph.fixed_batch() or evaluate.chunk_rows(samples)
-
-
-def _batches(graph: Graph, samples: Samples, stage: Stages) -> Iterator[Mapping[str, Array]]:
-    """Samples in chunks. Of a fixed batch only whole ones, unless the first is not."""
-    size = graph.fixed_batch()
-    done = 0
-    for part in samples.batches(_batch_rows(graph, samples)):
-        if size is None or part.count == size:
-            yield part.inputs
-        elif done == 0:
-            yield evaluate.pad(part, size).inputs
-        done += part.count
-        stage.within(done / samples.count, f"{done:,} of {samples.count:,} samples")
-
-
-def _select(
-    subject: Subject, evidence: Mapping[str, Evidence], passed: Mapping[str, str]
-) -> dict[str, tuple[Step, ...]]:
-    request, graph, seen = subject.request, subject.graph, subject.analysis.ties.seen
-    if request.criterion.prunes_weights():
-        return {}
-
-    def cost_of(lost: Mapping[str, int]) -> cost.Cost:
-        return cost.cost(graph, cost.shapes_after(seen, cost.axes_gone(subject.groups, lost)))
-
-    groups = [group for group in subject.groups if group.name not in passed]
-    chosen = choose(request, ranking(request.criterion), groups, evidence, cost_of)
-    return {group.name: chosen.get(group.name, ()) for group in subject.groups}
-
-
-def _cut(
-    subject: Subject,
-    taken: Mapping[str, tuple[Step, ...]],
-    evidence: Mapping[str, Evidence],
-    passed: Mapping[str, str],
-    data: Split,
-    stage: Stages,
-) -> Work:
-    """Compensate on full width, then cut a clone. Unstructured criteria zero weights and cut nothing."""
-    request, graph, ties, shelf = subject.request, subject.graph, subject.analysis.ties, subject.loaded.shelf
-    done: Mapping[str, tuple[Done, ...]] = {}
-    changed: Mapping[str, Array]
-    refits: tuple[Refit, ...] = ()
-    if request.criterion.prunes_weights():
-        thinned = _thin(subject, data, stage)
-        changed, passed = thinned.changed, thinned.passed
-    elif request.compensation == "reconstruct":
-        rebuilt = _rebuild(subject, taken, data, stage)
-        changed, taken, refits = rebuilt.changed, rebuilt.taken, rebuilt.refits
-        done = {name: refitted(steps) for name, steps in taken.items()}
-    else:
-        changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
-    changed = {name: shelf.keep(array) for name, array in changed.items()}
-    gone = {name: tuple(sorted(step.unit for step in steps)) for name, steps in taken.items()}
-    lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in gone.items()})
-    after = cost.shapes_after(ties.seen, lost)
-    model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after, shelf)
-    surgery.share_again(model, subject.loaded.copies)
-    surgery.stamp(model, request, subject.inputs.model.sha256)
-    return Work(changed, gone, done, passed, refits, model, *write_model(model, subject, PRUNED))
-
-
-def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Split, stage: Stages) -> Rebuilt:
-    graph, ties = subject.graph, subject.analysis.ties
-    assert data.fit is not None, "reading the data has refused a request without any"
-    most = most_samples(graph, ties.seen)
-
-    def batches(samples: Samples | None) -> list[Mapping[str, Array]]:
-        return [] if samples is None else list(_batches(graph, samples.rows(0, min(samples.count, most)), stage))
-
-    material = Material(batches(data.fit), batches(data.held_back), subject.device, subject.request.seed)
-    on_the_way = subject.request.criterion.watches_readers()
-    return reconstruct(ties, subject.groups, readings(graph, ties.seen, subject.groups), material, taken, on_the_way)
-
-
-def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:
-    """Single weights: ranked by themselves, by the training's history, or by what their layers read."""
-    request, graph, seen = subject.request, subject.graph, subject.analysis.ties.seen
-    layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
-    asked = request.criterion.reads_inputs()
-    inputs: dict[str, LayerInputs] = {}
-    if asked and data.fit is not None:
-        batches = _batches(graph, data.fit, stage)
-        executor = Executor(graph, subject.device)
-        inputs = layer_inputs(executor, layers, seen, batches, with_gram=asked == "grams", seed=request.seed)
-    return sparsify(request, graph, layers, Clues(subject.sensitivities, inputs), subject.loaded.shelf)
-
-
-def _centre(request: PruneRequest) -> Centre:
-    """Which centring angles and projections use; criteria without one take the range's middle."""
-    return request.criterion.centre if isinstance(request.criterion, Distinctiveness) else "auto"

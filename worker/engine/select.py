@@ -1,4 +1,4 @@
-"""Which units go: the criterion's own threshold, a share of every group, or a budget of MACs or parameters.
+"""Which units go: the criterion's own threshold, a share of every group, or budgets.
 
 A budget is shared out by what units cost where their scores compare across groups, else evenly.
 
@@ -6,19 +6,18 @@ In: the request, the groups in scope, their evidence. Out: for each group the st
 the smallest model of the scope exceeds (`amount_unreachable`, naming the least that can be reached).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from math import floor
 
-from schemas.errors import EspalierError
 from schemas.request import PruneRequest, Scope
 from worker.engine.axes import Group, Layer
-from worker.engine.cost import Cost
+from worker.engine.budget import Budget, Quantities, budget
 from worker.engine.criteria.evidence import Criterion, Evidence, Step
-from worker.engine.share import Spent, share_out
+from worker.engine.share import share_out
 
-CostOf = Callable[[Mapping[str, int]], Cost]  # groups' names and how many units they lose
 HALVINGS = 40
 SLACK = 1e-9  # 0.145 times 100 is 14.499999999999998
 
@@ -44,21 +43,59 @@ def choose(
     criterion: Criterion,
     groups: Sequence[Group],
     evidence: Mapping[str, Evidence],
-    cost_of: CostOf,
+    quantities: Quantities,
 ) -> dict[str, tuple[Step, ...]]:
     """The steps each group takes."""
-    keep = request.scope.minimum_kept
-    if request.amount.kind == "threshold":
+    keep, kind = request.scope.minimum_kept, request.amount.kind
+    if kind == "threshold":
         return {group.name: _capped(criterion.by_threshold(evidence[group.name]), group, keep) for group in groups}
     orders = {group.name: _capped(criterion.in_order(evidence[group.name]), group, keep) for group in groups}
-    share, of_units = request.amount.share, request.amount.kind == "remove_units"
+    stops = {group.name: _stops(group, len(orders[group.name]), request.round_to) for group in groups}
+    share, of_units = request.amount.share, kind == "remove_units"
+    if of_units and request.share_out == "uniform":
+        return _evenly(share, groups, orders, stops)
+    most = {name: some[-1] for name, some in stops.items()}
+    limits = UnitsBudget(share, groups) if of_units else budget(request.amount.keeps, quantities, most)
     if request.share_out == "error":
-        budget = _units_budget(share, groups) if of_units else _budget(request, orders, cost_of)
         costs = {name: [step.score or 0.0 for step in steps] for name, steps in orders.items()}
-        return {name: orders[name][:count] for name, count in share_out(costs, budget.spent, budget.limit).items()}
-    if not of_units:
-        share = _share_for_budget(_budget(request, orders, cost_of), groups, orders)
-    return {group.name: orders[group.name][: units_lost(share, group.units)] for group in groups}
+        lost = share_out(costs, limits.over, 0.0, stops)
+        return {name: orders[name][:count] for name, count in lost.items()}
+    return _evenly(_share_for_budget(limits, groups, stops), groups, orders, stops)
+
+
+@dataclass(frozen=True)
+class UnitsBudget:
+    """So many units of all groups together. What cannot be met takes all that may go, as it does group by group."""
+
+    share: float
+    groups: Sequence[Group]
+
+    def over(self, lost: Mapping[str, int]) -> float:
+        whole = sum(group.units for group in self.groups)
+        return float(max(units_lost(self.share, whole) - sum(lost.values()), 0))
+
+
+def _stops(group: Group, most: int, multiple: int) -> list[int]:
+    """How many units a group may lose: what stays is a multiple, or all of it stays."""
+    return [0, *(lost for lost in range(1, most + 1) if (group.units - lost) % multiple == 0)]
+
+
+def _evenly(
+    share: float, groups: Sequence[Group], orders: Mapping[str, tuple[Step, ...]], stops: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[Step, ...]]:
+    """The same share of every group, or as near to it as the group may come."""
+    lost = _lost(share, groups, stops)
+    return {group.name: orders[group.name][: lost[group.name]] for group in groups}
+
+
+def _lost(share: float, groups: Sequence[Group], stops: Mapping[str, Sequence[int]]) -> dict[str, int]:
+    wanted = {group.name: units_lost(share, group.units) for group in groups}
+    return {name: min(stops[name], key=partial(_distance, want)) for name, want in wanted.items()}
+
+
+def _distance(want: int, stop: int) -> tuple[int, int]:
+    """Of two that are equally near, the one that removes more."""
+    return abs(stop - want), -stop
 
 
 def units_lost(share: float, units: int) -> int:
@@ -75,48 +112,14 @@ def _capped(steps: tuple[Step, ...], group: Group, keep: int) -> tuple[Step, ...
     return kept
 
 
-@dataclass(frozen=True)
-class Budget:
-    """No more than `limit` may be spent once groups have lost so many units."""
-
-    limit: float
-    spent: Spent
-
-
-def _units_budget(share: float, groups: Sequence[Group]) -> Budget:
-    """So many units of all groups together. What cannot be met takes all that may go, as it does group by group."""
-    whole = sum(group.units for group in groups)
-    return Budget(whole - units_lost(share, whole), lambda lost: whole - sum(lost.values()))
-
-
-def _budget(request: PruneRequest, orders: Mapping[str, tuple[Step, ...]], cost_of: CostOf) -> Budget:
-    """The budget that a request sets. Refused: one that cannot be met."""
-    what = "macs" if request.amount.kind == "keep_macs" else "parameters"
-
-    def spent(lost: Mapping[str, int]) -> float:
-        return float(getattr(cost_of(lost), what))
-
-    whole, least = spent({}), spent({name: len(steps) for name, steps in orders.items()})
-    limit = request.amount.share * whole
-    if least > limit:
-        raise EspalierError(
-            "amount_unreachable",
-            f"{request.amount.kind} {request.amount.share:g} asks for {limit:,.0f} {what}; removing all that may go "
-            f"leaves {least:,.0f} of {whole:,.0f} ({least / whole:.3f})",
-            where="/amount",
-        )
-    return Budget(limit, spent)
-
-
-def _share_for_budget(budget: Budget, groups: Sequence[Group], orders: Mapping[str, tuple[Step, ...]]) -> float:
+def _share_for_budget(
+    limits: Budget | UnitsBudget,
+    groups: Sequence[Group],
+    stops: Mapping[str, Sequence[int]],
+) -> float:
     """The smallest uniform share of units whose removal meets the budget, by bisection."""
-
-    def spent(share: float) -> float:
-        lost = {group.name: min(units_lost(share, group.units), len(orders[group.name])) for group in groups}
-        return budget.spent(lost)
-
     low, high = 0.0, 1.0
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if spent(middle) <= budget.limit else (middle, high)
+        low, high = (low, middle) if limits.over(_lost(middle, groups, stops)) <= 0 else (middle, high)
     return high

@@ -15,11 +15,12 @@ from worker.engine.observe import Float
 Spent = Callable[[Mapping[str, int]], float]
 
 
-def hull(costs: Sequence[float]) -> list[int]:
-    """Where the lower convex hull of the running costs (the first of nothing at all) touches it, from the left."""
+def hull(costs: Sequence[float], stops: Sequence[int] | None = None) -> list[int]:
+    """Where the lower convex hull of the running costs (the first of nothing at all) touches it, from the left. With
+    `stops`: of those alone."""
     running = np.concatenate([[0.0], np.cumsum(np.asarray(costs, np.float64))])
     corners: list[int] = []
-    for n in range(len(running)):
+    for n in range(len(running)) if stops is None else stops:
         while len(corners) > 1 and _turns(running, corners[-2], corners[-1], n):
             corners.pop()
         corners.append(n)
@@ -32,36 +33,71 @@ def _turns(running: Float, first: int, middle: int, last: int) -> bool:
     return bool((running[middle] - running[first]) * (last - first) >= rise)
 
 
-def share_out(costs: Mapping[str, Sequence[float]], spent: Spent, budget: float) -> dict[str, int]:
-    """How many units each group loses until no more than the budget is spent; as many as there are if it never is."""
-    lost = dict.fromkeys(costs, 0)
-    hulls = {name: hull(some) for name, some in costs.items()}
-    running = {name: np.concatenate([[0.0], np.cumsum(some)]) for name, some in costs.items()}
-    now = spent(lost)
+def share_out(
+    costs: Mapping[str, Sequence[float]],
+    spent: Spent,
+    budget: float,
+    stops: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, int]:
+    """How many units each group loses until no more than the budget is spent; as many as there are if it never is.
+    `stops` are the numbers that a group may lose (0 first), where not any will do."""
+    return _Sharing(costs, spent, budget, stops or {}).run()
 
-    def next_corner(name: str) -> int | None:
-        return next((corner for corner in hulls[name] if corner > lost[name]), None)
 
-    def price(name: str) -> float:
-        corner = next_corner(name)
+class _Sharing:
+    def __init__(
+        self,
+        costs: Mapping[str, Sequence[float]],
+        spent: Spent,
+        budget: float,
+        stops: Mapping[str, Sequence[int]],
+    ) -> None:
+        self.spent, self.budget = spent, budget
+        self.stops = {name: stops.get(name, range(len(some) + 1)) for name, some in costs.items()}
+        self.hulls = {name: hull(some, self.stops[name]) for name, some in costs.items()}
+        self.running = {name: np.concatenate([[0.0], np.cumsum(some)]) for name, some in costs.items()}
+        self.lost = dict.fromkeys(costs, 0)
+        self.now = spent(self.lost)
+
+    def run(self) -> dict[str, int]:
+        heap = self._prices()
+        while self.now > self.budget and heap:
+            _, name = heapq.heappop(heap)
+            own = self._price(name)
+            if heap and own > heap[0][0]:
+                heapq.heappush(heap, (own, name))
+                continue
+            if np.isinf(own):  # what else there is may be worth more by now
+                heap = self._prices()
+                _, name = heapq.heappop(heap)
+            self._take(name)
+            if self._next(name) is not None:
+                heapq.heappush(heap, (self._price(name), name))
+        return self.lost
+
+    def _prices(self) -> list[tuple[float, str]]:
+        heap = [(self._price(name), name) for name in self.lost if self._next(name) is not None]
+        heapq.heapify(heap)
+        return heap
+
+    def _next(self, name: str) -> int | None:
+        return next((corner for corner in self.hulls[name] if corner > self.lost[name]), None)
+
+    def _price(self, name: str) -> float:
+        corner = self._next(name)
         assert corner is not None
-        saved = now - spent({**lost, name: corner})
-        rise = float(running[name][corner] - running[name][lost[name]])
+        saved = self.now - self.spent({**self.lost, name: corner})
+        rise = float(self.running[name][corner] - self.running[name][self.lost[name]])
         return rise / saved if saved > 0 else np.inf
 
-    heap = [(price(name), name) for name in costs if next_corner(name) is not None]
-    heapq.heapify(heap)
-    while now > budget and heap:
-        _, name = heapq.heappop(heap)
-        own = price(name)
-        if heap and own > heap[0][0]:
-            heapq.heappush(heap, (own, name))
-            continue
-        corner = next_corner(name)
+    def _take(self, name: str) -> None:
+        """Along the edge to the next corner, as far as that saves anything; it may meet the budget half way."""
+        corner = self._next(name)
         assert corner is not None
-        while lost[name] < corner and now > budget:  # a long edge may meet the budget half way
-            lost[name] += 1
-            now = spent(lost)
-        if next_corner(name) is not None:
-            heapq.heappush(heap, (price(name), name))
-    return lost
+        end = self.spent({**self.lost, name: corner})
+        edge = [stop for stop in self.stops[name] if self.lost[name] < stop <= corner]
+        for place, stop in enumerate(edge):
+            if self.now <= self.budget or (place and end >= self.now):
+                return
+            self.lost[name] = stop
+            self.now = self.spent(self.lost)

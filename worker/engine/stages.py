@@ -15,6 +15,7 @@ from schemas.request import PruneRequest
 from worker.engine.axes import Analysis, Group
 from worker.engine.compensate import Done
 from worker.engine.cost import Gone
+from worker.engine.data import Samples
 from worker.engine.graph import Array, Graph
 from worker.engine.load import Loaded
 from worker.engine.refit.walk import Refit
@@ -78,6 +79,7 @@ class Subject:
     groups: tuple[Group, ...]
     device: Literal["cpu", "cuda"]
     folder: Path
+    sample: Samples  # one, or the model's fixed batch
     sensitivities: Sensitivities | None = None
 
 
@@ -156,8 +158,16 @@ class Stages:
         start = self.clock()
         yield
         self.settle()
-        self.timings.append(StageTiming(stage=name, seconds=self.clock() - start))
+        self._add(name, self.clock() - start)
         self.reached = ENDS[name]
+
+    def _add(self, name: str, seconds: float) -> None:
+        """A stage that is passed again adds to its time."""
+        for place, known in enumerate(self.timings):
+            if known.stage == name:
+                self.timings[place] = known.model_copy(update={"seconds": known.seconds + seconds})
+                return
+        self.timings.append(StageTiming(stage=name, seconds=seconds))
 
     def within(self, share: float, message: str) -> None:
         """Progress inside the current stage."""

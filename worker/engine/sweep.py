@@ -26,7 +26,8 @@ from worker.engine.prepare import Prepared, prepare, read
 from worker.engine.probe import probe_samples
 from worker.engine.render import curves, render_sweep_html, render_sweep_markdown, sheet, surfaces
 from worker.engine.report import VERSIONS, assemble
-from worker.engine.run import Wanted, observe, remove, subject_of, wanted
+from worker.engine.run import Wanted, observe, subject_of, wanted
+from worker.engine.search import take
 from worker.engine.shelf import Shelf
 from worker.engine.stages import ENDS, Emit, Inputs, Limits, Stages
 from worker.engine.surface import ranked, surface
@@ -137,10 +138,10 @@ def _run_all(bench: Bench, want: Wanted, numbers: list[int], data: Split, probe:
         try:
             with ready.loaded.shelf.section():
                 subject = subject_of(request, bench.inputs, ready)
-                work = remove(subject, evidence, data, stage)
+                work, found = take(subject, evidence, data, stage)
                 work, judged = measure(subject, work, data, probe, stage, bench.latency_before_ms)
                 bench.latency_before_ms = judged.latency_before_ms
-                outcome = assemble(subject, work, judged, data.use, (), bench.limits.threads)
+                outcome = assemble(subject, work, judged, data.use, (), bench.limits.threads, found)
             if bench.request.keep != "none" and number not in bench.ran:
                 work.artifact.replace(_model_path(bench, number))
         except EspalierError as error:

@@ -3,6 +3,7 @@
 `runtime` runs models, `task` decides what is judged, `score` counts.
 """
 
+from worker.engine.evaluate.profile import milliseconds_by_node
 from worker.engine.evaluate.runtime import by_row, chunk_rows, fixed_batch, latency_ms, outputs, pad, run, session
 from worker.engine.evaluate.score import judge, score
 from worker.engine.evaluate.task import OutputInfo, Task, resolve_task
@@ -15,6 +16,7 @@ __all__ = [
     "fixed_batch",
     "judge",
     "latency_ms",
+    "milliseconds_by_node",
     "outputs",
     "pad",
     "resolve_task",

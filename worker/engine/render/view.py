@@ -29,6 +29,7 @@ from worker.engine.render.rows import (
     layer_rows,
     reason_rows,
 )
+from worker.engine.render.search import SearchRow, search_rows
 from worker.engine.render.steps import StepRow, StorageRow, step_rows, storage_rows
 
 LAYERS_SHOWN = 200
@@ -59,6 +60,7 @@ class View:
     devices: tuple[DeviceRow, ...]
     steps: tuple[StepRow, ...]
     storage: tuple[StorageRow, ...]
+    search: tuple[SearchRow, ...]
     refits: tuple[Refit, ...]
     seconds: float
 
@@ -95,6 +97,7 @@ def view(report: Report) -> View:
         devices=device_rows(report.devices),
         steps=step_rows(report),
         storage=storage_rows(report),
+        search=search_rows(report),
         refits=report.refits[:REFITS_SHOWN],
         seconds=sum(timing.seconds for timing in report.timings),
     )
@@ -123,16 +126,8 @@ def _title(report: Report) -> str:
 
 def _what(report: Report) -> str:
     """What was asked for, in a sentence: the criterion with its parameters, the amount, the compensation."""
-    how, amount = report.options.criterion.in_words(), report.options.amount
-    amounts = {
-        "threshold": "by threshold",
-        "remove_units": "removing {} of the units of every group",
-        "remove_weights": "removing {} of the weights",
-        "keep_macs": "keeping {} of the MACs",
-        "keep_parameters": "keeping {} of the parameters",
-    }
-    text = amounts[amount.kind].format(numbers.percent(amount.share, 0) if amount.kind != "threshold" else "")
-    return f"{how[0].upper()}{how[1:]}, {text}, compensation {report.options.compensation}"
+    how, amount = report.options.criterion.in_words(), report.options.amount.in_words()
+    return f"{how[0].upper()}{how[1:]}, {amount}, compensation {report.options.compensation}"
 
 
 def _proof(report: Report) -> str:

@@ -1,0 +1,117 @@
+"""A search ends with the smallest model that keeps the accuracy, or the most accurate that fits, or says why not."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from schemas.errors import EspalierError
+from schemas.report import Report
+from schemas.request import parse_options
+from tests.engine.nets import balanced, cnn, feeds_for, save
+from tests.engine.test_run import as_input
+from worker.engine.run import Inputs, Limits, prune
+
+
+def found(folder: Path, options: dict[str, object]) -> Report:
+    folder.mkdir(exist_ok=True)
+    proto = balanced(cnn(), "fc2.bias")
+    np.savez(folder / "data.npz", **feeds_for(proto, 200))
+    inputs = Inputs(as_input(save(proto, folder)), {}, as_input(folder / "data.npz"), None)
+    return prune(parse_options(options), inputs, folder, Limits(1, 1 << 30), lambda _: None)
+
+
+def test_the_smallest_that_keeps_the_accuracy(tmp_path: Path) -> None:
+    report = found(tmp_path, {"constraints": {"max_accuracy_drop": 0.3}})
+    assert report.search is not None
+    points = report.search.points
+    chosen = points[report.search.chosen]
+    assert not chosen.broken
+    assert any(point.broken for point in points)
+    assert chosen.parameters == min(point.parameters for point in points if not point.broken)
+    assert chosen.parameters == report.after.parameters < report.before.parameters
+    assert "smallest" in report.search.because
+    assert "Chosen among" in (tmp_path / "report.md").read_text()
+    assert "<h2>Search</h2>" in (tmp_path / "report.html").read_text()
+    assert len({one.stage for one in report.timings}) == len(report.timings)
+
+
+def test_more_may_go_where_more_may_be_lost(tmp_path: Path) -> None:
+    drops = (0.02, 0.15, 0.6)
+    kept = [
+        found(tmp_path / f"{drop}", {"constraints": {"max_accuracy_drop": drop}}).after.parameters for drop in drops
+    ]
+    assert all(many >= few for many, few in pairwise(kept))
+    assert kept[0] > kept[-1]
+
+
+def test_the_most_accurate_that_fits(tmp_path: Path) -> None:
+    whole = found(tmp_path / "whole", {"amount": {"keep_macs": 0.95}}).before
+    flash, ram = whole.flash_bytes * 6 // 10, whole.peak_ram_bytes * 9 // 10
+    report = found(tmp_path / "fits", {"target": {"flash_bytes": flash, "ram_bytes": ram}})
+    assert report.search is not None
+    assert report.devices.target is not None
+    assert (False, True) == (report.devices.target.before.fits, report.devices.target.after.fits)
+    assert 0.8 * flash < report.after.flash_bytes <= flash
+    assert 1 == len(report.search.points)
+
+
+def test_eight_bits_fit_where_floats_do_not(tmp_path: Path) -> None:
+    whole = found(tmp_path / "whole", {"amount": {"keep_macs": 0.95}}).before
+    target = {"target": {"flash_bytes": whole.flash_bytes * 6 // 10, "ram_bytes": whole.peak_ram_bytes}}
+    floats, eight = found(tmp_path / "a", target), found(tmp_path / "b", {**target, "quantize": {}})
+    assert eight.devices.target is not None
+    assert eight.devices.target.after.fits
+    assert floats.after.parameters < eight.before.parameters
+    assert floats.after.macs < eight.after.macs
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target": {"flash_bytes": 20, "ram_bytes": 10_000}},
+        {"constraints": {"max_accuracy_drop": 0.001, "max_macs": 900}},
+        {"constraints": {"max_latency_ms": 0.000_001}},
+    ],
+)
+def test_what_nothing_fulfils_is_said_with_the_nearest(options: dict[str, object], tmp_path: Path) -> None:
+    with pytest.raises(EspalierError) as caught:
+        found(tmp_path, options)
+    assert "infeasible" == caught.value.code
+    assert "the nearest" in caught.value.failure.detail or "leaves" in caught.value.failure.detail
+
+
+def test_a_model_that_fits_already_loses_nothing(tmp_path: Path) -> None:
+    report = found(tmp_path, {"target": {"flash_bytes": 1_000_000, "ram_bytes": 1_000_000}})
+    assert report.search is not None
+    assert report.before.parameters == report.after.parameters
+    assert "fits as it is" in report.warnings[0]
+
+
+def test_where_whatever_goes_costs_too_much_nothing_goes(tmp_path: Path) -> None:
+    report = found(tmp_path, {"constraints": {"max_accuracy_drop": 0.0}})
+    assert report.before.parameters == report.after.parameters
+    assert report.search is not None
+    assert ("max_accuracy_drop",) == report.search.points[0].broken
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"amount": {"search": True}}, "constraints"),
+        ({"amount": {"search": True, "keep_macs": 0.5}}, "exactly one"),
+        ({"amount": {"threshold": True, "keep_macs": 0.5}}, "exactly one"),
+    ],
+)
+def test_a_search_for_nothing_is_refused(options: dict[str, object], word: str) -> None:
+    with pytest.raises(EspalierError) as caught:
+        parse_options(options)
+    assert word in str(caught.value.failure.errors)
+
+
+def test_an_amount_that_is_given_is_no_search() -> None:
+    constraints = {"constraints": {"max_accuracy_drop": 0.1}}
+    assert "keep" == parse_options({**constraints, "amount": {"keep_macs": 0.5}}).amount.kind
+    assert "search" == parse_options(constraints).amount.kind
+    assert "threshold" == parse_options({**constraints, "criterion": {"name": "distinctiveness"}}).amount.kind

@@ -1,0 +1,129 @@
+"""One point of the way from nothing to everything: what a request takes is chosen, made up for and cut.
+
+In: the subject, the evidence on its groups, the samples. Out: `Work`: the cut model and what was done to it. Refused:
+amounts that cannot be reached, and whatever a criterion or a compensation refuses.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+
+from schemas.criteria import Distinctiveness
+from schemas.request import PruneRequest
+from worker.engine import cost, evaluate, surgery
+from worker.engine.budget import Quantities
+from worker.engine.compensate import Done, compensate, refitted
+from worker.engine.criteria import passed_over, ranking
+from worker.engine.criteria.evidence import Centre, Evidence, Step
+from worker.engine.data import Samples, Split
+from worker.engine.execute import Executor
+from worker.engine.finish import PRUNED, write_model
+from worker.engine.graph import Array
+from worker.engine.inputs import LayerInputs, layer_inputs
+from worker.engine.observe import batches
+from worker.engine.refit.readings import readings
+from worker.engine.refit.reconstruct import Material, Rebuilt, most_samples, reconstruct
+from worker.engine.refit.walk import Refit
+from worker.engine.select import choose, in_scope
+from worker.engine.sparsify import Clues, Sparsified, sparsify
+from worker.engine.stages import Stages, Subject, Work
+
+
+def remove(subject: Subject, evidence: Mapping[str, Evidence], data: Split, stage: Stages) -> Work:
+    """One point of the way from nothing to everything: what the request takes is chosen and cut."""
+    with stage("select", "choosing what goes"):
+        passed = passed_over(subject.request.criterion, evidence)
+        taken = _select(subject, evidence, passed)
+    with stage("cut", "removing it"):
+        return _cut(subject, taken, evidence, passed, data, stage)
+
+
+def _select(
+    subject: Subject, evidence: Mapping[str, Evidence], passed: Mapping[str, str]
+) -> dict[str, tuple[Step, ...]]:
+    request = subject.request
+    if request.criterion.prunes_weights():
+        return {}
+
+    groups = [group for group in subject.groups if group.name not in passed]
+    chosen = choose(request, ranking(request.criterion), groups, evidence, quantities(subject))
+    return {group.name: chosen.get(group.name, ()) for group in subject.groups}
+
+
+def _cut(
+    subject: Subject,
+    taken: Mapping[str, tuple[Step, ...]],
+    evidence: Mapping[str, Evidence],
+    passed: Mapping[str, str],
+    data: Split,
+    stage: Stages,
+) -> Work:
+    """Compensate on full width, then cut a clone. Unstructured criteria zero weights and cut nothing."""
+    request, graph, ties, shelf = subject.request, subject.graph, subject.analysis.ties, subject.loaded.shelf
+    done: Mapping[str, tuple[Done, ...]] = {}
+    changed: Mapping[str, Array]
+    refits: tuple[Refit, ...] = ()
+    if request.criterion.prunes_weights():
+        thinned = _thin(subject, data, stage)
+        changed, passed = thinned.changed, thinned.passed
+    elif request.compensation == "reconstruct":
+        rebuilt = _rebuild(subject, taken, data, stage)
+        changed, taken, refits = rebuilt.changed, rebuilt.taken, rebuilt.refits
+        done = {name: refitted(steps) for name, steps in taken.items()}
+    else:
+        changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
+    changed = {name: shelf.keep(array) for name, array in changed.items()}
+    gone = {name: tuple(sorted(step.unit for step in steps)) for name, steps in taken.items()}
+    lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in gone.items()})
+    after = cost.shapes_after(ties.seen, lost)
+    model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after, shelf)
+    surgery.share_again(model, subject.loaded.copies)
+    surgery.stamp(model, request, subject.inputs.model.sha256)
+    return Work(changed, gone, done, passed, refits, model, *write_model(model, subject, PRUNED))
+
+
+def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Split, stage: Stages) -> Rebuilt:
+    graph, ties = subject.graph, subject.analysis.ties
+    assert data.fit is not None, "reading the data has refused a request without any"
+    most = most_samples(graph, ties.seen)
+
+    def some(samples: Samples | None) -> list[Mapping[str, Array]]:
+        return [] if samples is None else list(batches(graph, samples.rows(0, min(samples.count, most)), stage.within))
+
+    material = Material(some(data.fit), some(data.held_back), subject.device, subject.request.seed)
+    on_the_way = subject.request.criterion.watches_readers()
+    return reconstruct(ties, subject.groups, readings(graph, ties.seen, subject.groups), material, taken, on_the_way)
+
+
+def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:
+    """Single weights: ranked by themselves, by the training's history, or by what their layers read."""
+    request, graph, seen = subject.request, subject.graph, subject.analysis.ties.seen
+    layers = [layer for layer in subject.analysis.layers if in_scope(request.scope, layer)]
+    asked = request.criterion.reads_inputs()
+    inputs: dict[str, LayerInputs] = {}
+    if asked and data.fit is not None:
+        parts = batches(graph, data.fit, stage.within)
+        executor = Executor(graph, subject.device)
+        inputs = layer_inputs(executor, layers, seen, parts, with_gram=asked == "grams", seed=request.seed)
+    return sparsify(request, graph, layers, Clues(subject.sensitivities, inputs), subject.loaded.shelf)
+
+
+def _centre(request: PruneRequest) -> Centre:
+    """Which centring angles and projections use; criteria without one take the range's middle."""
+    return request.criterion.centre if isinstance(request.criterion, Distinctiveness) else "auto"
+
+
+def quantities(subject: Subject) -> Quantities:
+    """What the model takes, as budgets count it."""
+    graph, seen, loaded = subject.graph, subject.analysis.ties.seen, subject.loaded
+    whole = cost.shapes_after(seen, {})
+
+    @cache
+    def milliseconds() -> Mapping[int, float]:
+        proto = surgery.to_proto(loaded.model)
+        for node, op in zip(proto.graph.node, graph.ops, strict=True):
+            node.name = f"{op.index}"
+        found = evaluate.milliseconds_by_node(loaded.shelf.save(proto, "noted.onnx"), subject.sample, subject.folder)
+        return {int(name): part for name, part in found.items() if name.isdecimal()}
+
+    overhead = max(loaded.file_bytes - cost.flash_bytes(graph, whole), 0)
+    return Quantities(graph, seen, subject.groups, overhead, milliseconds, subject.request.quantize is not None)
