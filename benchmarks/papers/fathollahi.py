@@ -39,7 +39,7 @@ def show(quick: bool) -> bool:
     drawn = [Curve(name, [100 * share for share in shares], ys) for name, ys in curves.items()]
     plot("fathollahi", "Fashion-MNIST, 784-1000-1000-500-200-10", "removed, per cent", "accuracy", drawn)
     keep("fathollahi", {"shares": shares, "dense": before, **curves})
-    by_weight = dict(zip(shares, curves["weights"], strict=True))
+    by_weight = dict(zip(shares, curves["weights, all layers together"], strict=True))
     by_neuron = dict(zip(shares, curves["neurons"], strict=True))
     return by_weight[0.5] > before - 0.01 and by_neuron[0.9] < 0.5 < by_weight[0.7]
 
@@ -55,8 +55,8 @@ def table(shares: tuple[float, ...], curves: dict[str, list[float]], before: flo
     lines.append(
         note(
             """Where this differs: the paper trained another network of the same shape and does not say whether its
-            shares are of each layer or of all; both are here. What its neurons lose by the norm alone, obs with
-            a refit mostly keeps."""
+            shares are of each layer or of all; both are here, and its figures lie between them. What its neurons lose
+            by the norm alone, obs with a refit mostly keeps."""
         )
     )
     return "\n".join(lines)
