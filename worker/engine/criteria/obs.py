@@ -11,6 +11,10 @@ from schemas.criteria import Obs
 from worker.engine.criteria.evidence import Evidence, Step
 from worker.engine.observe import Float
 
+# The errors of operators that read the same units meet: together they do more than their sum says.
+# On ResNet-20 at half the MACs a factor of 2 lost 4.7 points, of 1 lost 5.7, and leaving such units alone 4.7.
+SEVERAL_READERS = 2.0
+
 
 @dataclass(frozen=True)
 class ObsRanking:
@@ -22,7 +26,8 @@ class ObsRanking:
     def in_order(self, evidence: Evidence) -> tuple[Step, ...]:
         """Each step's score is what it costs, as a share of what is computed where the unit is read."""
         if evidence.sights:
-            ranked = evidence.eliminated
+            weight = SEVERAL_READERS if len(evidence.sights) > 1 else 1.0
+            ranked = [(unit, weight * cost) for unit, cost in evidence.eliminated]
         else:
             shares = _energy(evidence)
             ranked = [(int(unit), float(shares[unit])) for unit in np.argsort(shares, kind="stable")[:-1]]
