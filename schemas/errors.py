@@ -60,7 +60,7 @@ FAILURES: dict[str, Kind] = {
         503, "No live worker has that device", "Use device `auto` or `cpu`, or start a worker for it.", retry=True
     ),
     "job_not_finished": Kind(409, "The job has not finished", "Poll the job until it has succeeded.", retry=True),
-    "job_has_no_result": Kind(409, "The job has no result", "Read the job's `error` and submit again."),
+    "job_has_no_result": Kind(409, "The job has no result", "Read the job's `failure` and submit again."),
     "job_still_running": Kind(409, "The job is still running", "Cancel it first, then delete it.", retry=True),
     "internal_error": Kind(500, "Something broke on our side", "Report it with the request_id or the job's id."),
     # ---- the model

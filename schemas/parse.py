@@ -77,6 +77,9 @@ def _sentence(request: type[BaseModel], kind: str, loc: Place, message: str) -> 
         return f"unknown option {key!r}; {nearest(key, _known(request, loc[:-1]))}"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         return f"`name` must be one of {', '.join(CRITERIA)}"
+    if kind in ("model_attributes_type", "model_type"):
+        example = '{"name": "magnitude"}' if loc[0] in ("criterion", "criteria") else "{}"
+        return f"must be an object, such as {example}"
     return message.removeprefix("Value error, ")
 
 

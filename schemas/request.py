@@ -66,11 +66,15 @@ class Constraints(Strict):
 
     max_accuracy_drop: float | None = Field(default=None, ge=0, description="As a share: 0.01 is one point.")
     min_accuracy: float | None = Field(default=None, description="The score after pruning is at least this.")
-    max_file_bytes: int | None = Field(default=None, gt=0)
-    max_parameters: int | None = Field(default=None, gt=0)
-    max_macs: int | None = Field(default=None, gt=0)
-    max_peak_ram_bytes: int | None = Field(default=None, gt=0)
-    max_latency_ms: float | None = Field(default=None, gt=0)
+    max_file_bytes: int | None = Field(default=None, gt=0, description="The size of the ONNX file.")
+    max_parameters: int | None = Field(default=None, gt=0, description="Zeros count.")
+    max_macs: int | None = Field(default=None, gt=0, description="Multiply-accumulates for one sample.")
+    max_peak_ram_bytes: int | None = Field(default=None, gt=0, description="What activations take at once.")
+    max_latency_ms: float | None = Field(
+        default=None,
+        gt=0,
+        description="Measured in onnxruntime, one thread, where the job runs; not the time that a target would take.",
+    )
     fits_target: bool = Field(
         default=False, description="It fits the memories of `target`, which runs all its operators."
     )
@@ -81,10 +85,11 @@ class PruneRequest(Strict):
 
     kind: ClassVar[JobKind] = "prune"
 
-    criterion: Criterion = Field(default_factory=Obs)
+    criterion: Criterion = Field(default_factory=Obs, description="What says which units go; by default `obs`.")
     amount: Amount = Field(
         default_factory=lambda: Amount(keep_macs=0.5),
-        description="By default half of the multiply-accumulates; the criterion's own threshold where it has one.",
+        description="By default what constraints or a target ask for or allow; without these the criterion's own "
+        "threshold where it has one, for `obs` half of the multiply-accumulates.",
     )
     round_to: int = Field(
         default=1, ge=1, le=256, description="What stays of a group is a multiple of this, or all of it."
@@ -101,7 +106,7 @@ class PruneRequest(Strict):
         "changed, is fitted anew, front to back, to what the uploaded model computes. `merge_incoming` adds the "
         "unit's incoming weights to those of its pair instead, and drops the outgoing ones.",
     )
-    scope: Scope = Field(default_factory=Scope)
+    scope: Scope = Field(default_factory=Scope, description="Which layers may lose units; by default all.")
     lossy: bool = Field(
         default=False,
         description="Prune through what takes statistics over units (LayerNorm, RMSNorm, means): they become those of "
@@ -111,14 +116,14 @@ class PruneRequest(Strict):
         default=False,
         description="Write the weights into a file of their own, which the model names. Above 2 GiB it is always so.",
     )
-    preprocess: Preprocess = Field(default_factory=Preprocess)
+    preprocess: Preprocess = Field(default_factory=Preprocess, description="From the data as sent to the inputs.")
     sample_axes: dict[str, Annotated[int, Field(ge=0)] | None] = Field(
         default_factory=dict,
         description="The axis that counts samples, by input or output; null for an input that is the same for all "
         "samples. What is left out is found from the model.",
     )
-    evaluation: Evaluation = Field(default_factory=Evaluation)
-    constraints: Constraints = Field(default_factory=Constraints)
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="How accuracy is measured.")
+    constraints: Constraints = Field(default_factory=Constraints, description="What the result must satisfy.")
     distill: Distill | None = Field(
         default=None, description="Train what is left towards the uploaded model, without labels; by default not."
     )

@@ -5,6 +5,7 @@ In: the OpenAPI document. Out: HTML. What the document says is escaped; the fail
 `type` of every problem points at them.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
@@ -116,7 +117,10 @@ def _fields(schema: Json) -> str:
 
 
 def _default(schema: Json) -> str:
-    return f"<code>{escape(str(schema['default']))}</code>" if schema.get("default") is not None else ""
+    default = schema.get("default")
+    if default is None:
+        return ""
+    return f"<code>{escape(default if isinstance(default, str) else json.dumps(default))}</code>"
 
 
 def _kind(schema: Json) -> str:

@@ -11,8 +11,9 @@ from datetime import UTC, datetime
 from schemas.criteria import CRITERIA, CriterionBase
 from schemas.device import TARGETS, Compiled, DeviceProfile, Devices
 from schemas.inspection import Inspection
-from schemas.job import Job
-from schemas.report import Report, Score, Side
+from schemas.job import Job, Verdict
+from schemas.report import Report, Score, SearchReport, Side
+from schemas.request import Constraints
 from schemas.sweep_report import Spread, SweepPoint, SweepReport
 
 COLUMNS = ("", "before", "after", "change")
@@ -29,10 +30,30 @@ def report_table(report: Report) -> str:
         f"{proof.max_relative_difference:.2g} (tolerance {proof.tolerance:.0e}, {proof.samples} samples)",
     ]
     lines += _devices(report.devices)
+    lines += _way(report)
     lines += [f"warning: {warning}" for warning in report.warnings]
-    if report.verdict.met:
-        return "\n".join([*lines, "verdict: the constraints hold"])
-    return "\n".join([*lines, *(f"verdict: NOT met: {sentence}" for sentence in report.verdict.broken)])
+    return "\n".join([*lines, *_verdict(report.verdict, report.options.constraints, "the constraints hold")])
+
+
+def _verdict(verdict: Verdict, constraints: Constraints, held: str) -> list[str]:
+    """Nothing holds where nothing was asked for."""
+    if verdict.met:
+        return [f"verdict: {held if constraints != Constraints() else 'no constraints given'}"]
+    return [f"verdict: NOT met: {sentence}" for sentence in verdict.broken]
+
+
+def _way(report: Report) -> list[str]:
+    """How the amount was found, what distilling and quantising gave, and what zeros take in each form of storage."""
+    lines = [] if report.search is None else [_search(report.search)]
+    for step in report.steps:
+        score = "" if step.accuracy is None else f", score {step.accuracy.score:.4f}"
+        lines.append(f"{step.step}: {step.file_bytes:,} bytes{score}; {step.detail}")
+    return [*lines, *(f"{one.form} storage: {one.file_bytes:,} bytes in {one.file}" for one in report.storage)]
+
+
+def _search(found: SearchReport) -> str:
+    points = f"{len(found.points)} point{'' if len(found.points) == 1 else 's'}"
+    return f"search: of {points}, judged on {found.samples:,} samples held back, {found.because}"
 
 
 def _devices(devices: Devices) -> list[str]:
@@ -159,9 +180,8 @@ def sweep_table(report: SweepReport) -> str:
     lines = _section(head, [uploaded, *(_point(point, report.best) for point in report.points)])[1:]
     lines += ["", report.best_because]
     lines += [f"warning: {warning}" for warning in report.warnings]
-    if report.verdict.met:
-        return "\n".join([*lines, "verdict: a point meets the constraints"])
-    return "\n".join([*lines, *(f"verdict: NOT met: {sentence}" for sentence in report.verdict.broken)])
+    asked = next((one for point in report.points if (one := point.options.constraints) != Constraints()), Constraints())
+    return "\n".join([*lines, *_verdict(report.verdict, asked, "a point meets the constraints")])
 
 
 def _point(point: SweepPoint, best: int | None) -> tuple[str, ...]:

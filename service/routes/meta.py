@@ -117,7 +117,7 @@ async def criteria() -> CriteriaDoc:
     return CriteriaDoc(criteria=tuple(describe(name, one) for name, one in CRITERIA.items()))
 
 
-@router.get("/targets", response_model=TargetList, summary="The devices that `options.target` knows")
+@router.get("/targets", response_model=TargetList, summary="The devices that options.target knows")
 async def targets() -> TargetList:
     """Memories, clock, rates, and the document that each figure is from."""
     return TargetList(targets=tuple(TARGETS.values()))

@@ -8,6 +8,8 @@ import pytest
 from schemas.device import TARGETS, Compiled, CompiledFigures, Devices, Fit, OperatorSupport, TargetFit
 from schemas.errors import EspalierError
 from schemas.job import Progress
+from schemas.report import FinishingStep, SearchReport, Stored
+from schemas.request import parse_options
 from service.files import replacing
 from service.progress import ProgressLine
 from service.summary import criteria_text, report_table, targets_text
@@ -96,6 +98,29 @@ def test_a_report_names_devices_and_what_the_compiled_check_found() -> None:
     refused = Compiled(processor="cortex-m7", figures=None, refused=failure)
     told = told.model_copy(update={"devices": Devices(target=None, profiles=(), compiled=refused)})
     assert "compiled for cortex-m7: no: toolchain_missing: no compiler" in report_table(told).splitlines()
+
+
+def test_a_verdict_speaks_of_constraints_only_where_there_are_some() -> None:
+    told = report("0" * 64)
+    bound = parse_options({"constraints": {"max_macs": 10**9}})
+    last = [report_table(one).splitlines()[-1] for one in (told, told.model_copy(update={"options": bound}))]
+    assert ["verdict: no constraints given", "verdict: the constraints hold"] == last
+
+
+def test_a_report_names_the_search_the_steps_and_the_forms_of_storage() -> None:
+    told = report("0" * 64)
+    step = FinishingStep(
+        step="quantized", seconds=1.0, file_bytes=1_234, gzip_bytes=1, latency_ms=1.0, accuracy=None, detail="rounded"
+    )
+    stored = Stored(
+        form="sparse", file="sparse.onnx", file_bytes=5_678, gzip_bytes=1, nonzero_weights=1, weights=2, latency_ms=1.0
+    )
+    found = SearchReport(points=(), chosen=0, because="the smallest", samples=1_000)
+    told = told.model_copy(update={"steps": (step,), "storage": (stored,), "search": found})
+    lines = report_table(told).splitlines()
+    assert "search: of 0 points, judged on 1,000 samples held back, the smallest" in lines
+    assert "quantized: 1,234 bytes; rounded" in lines
+    assert "sparse storage: 5,678 bytes in sparse.onnx" in lines
 
 
 def test_a_file_appears_whole(tmp_path: Path) -> None:

@@ -33,6 +33,12 @@ def test_curves_are_told_apart_and_named() -> None:
     assert drawing.count('opacity=".5"') == 1  # the one deviation that is not zero
 
 
+def test_the_legend_keeps_clear_of_the_name_of_the_axis() -> None:
+    drawing = plot("t", "axis", "y", [Line("one", ((0, 1, 0), (1, 2, 0)))])
+    lines = {one.text: float(one.attrib["y"]) for one in ET.fromstring(drawing).iter(f"{SVG}text")}  # our own drawing
+    assert lines["one"] - lines["axis"] >= 16
+
+
 def test_names_are_text() -> None:
     drawing = plot("<t>", '"x', "y&", [Line("</svg><script>", ((0, 1, 0),))])
     texts = [one.text for one in ET.fromstring(drawing).iter(f"{SVG}text")]  # our own drawing

@@ -328,6 +328,7 @@ def test_unstructured_pruning_speaks_of_weights():
         (numbers.size(999), "999 B"),
         (numbers.size(65_536), "65.5 kB"),
         (numbers.size(2_386_000_000), "2.39 GB"),
+        (numbers.milliseconds(0.00032), "320 ns"),
         (numbers.milliseconds(0.0167), "17 µs"),
         (numbers.milliseconds(12.34), "12.3 ms"),
         (numbers.seconds(75), "75.0 s"),

@@ -92,6 +92,7 @@ def test_a_model_that_fits_already_loses_nothing(tmp_path: Path) -> None:
 def test_where_whatever_goes_costs_too_much_nothing_goes(tmp_path: Path) -> None:
     report = found(tmp_path, {"constraints": {"max_accuracy_drop": 0.0}})
     assert report.before.parameters == report.after.parameters
+    assert any("more accuracy than the constraints allow" in warning for warning in report.warnings)
     assert report.search is not None
     assert ("max_accuracy_drop",) == report.search.points[0].broken
 

@@ -89,6 +89,9 @@ def test_an_unreachable_budget_names_the_least_that_can_be_reached(tmp_path: Pat
     with pytest.raises(EspalierError, match=r"asks for .* MACs; removing all that may go leaves") as caught:
         lost(dissect(cnn(), tmp_path), {**MAGNITUDE, "amount": {"keep_macs": 0.0001}})
     assert "amount_unreachable" == caught.value.code
+    with pytest.raises(EspalierError) as caught:
+        lost(dissect(cnn(), tmp_path), {**MAGNITUDE, "amount": {"keep_latency": 0.0001}})
+    assert " asks for 0 " not in caught.value.failure.detail  # it is a fraction of a millisecond
 
 
 @pytest.mark.parametrize("kind", ["keep_file_bytes", "keep_peak_ram", "keep_latency"])

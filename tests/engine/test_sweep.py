@@ -223,6 +223,10 @@ def test_criteria_are_compared_with_random_beside_them(tmp_path: Path) -> None:
     again = SweepReport.model_validate_json((tmp_path / "report.json").read_bytes())
     assert found == again
     assert isinstance(again.options, CompareRequest)
+    (warning,) = found.warnings
+    assert "magnitude: none, distinctiveness: reconstruct, random: none" in warning
+    alike = many(tmp_path / "alike", {**options, "base": {"compensation": "none"}}, "compare")
+    assert () == alike.warnings
 
 
 def test_weights_are_swept_by_what_is_not_zero(tmp_path: Path) -> None:

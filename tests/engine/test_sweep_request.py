@@ -103,6 +103,7 @@ def test_a_sweep_that_means_nothing_is_refused(options: dict[str, object], words
     [
         ({"criteria": []}, "not one point"),
         ({"criteria": [{"name": "magnitde"}]}, "`name` must be one of"),
+        ({"criteria": ["magnitude"]}, '/criteria/0: must be an object, such as {"name": "magnitude"}'),
         ({"criteria": [{"name": "magnitude", "nrm": "l1"}]}, "/criteria/0/nrm: unknown option 'nrm'; did you mean"),
         ({"criteria": [{"name": "magnitude"}], "amounts": [{"threshold": True}]}, "has no threshold set"),
         ({"criteria": [{"name": "magnitude"}], "amounts": [{"keep": 1}]}, "/amounts/0/keep: unknown option"),

@@ -133,8 +133,13 @@ def budget(keeps: Mapping[KeepKind, float], quantities: Quantities, most: Lost) 
         if least > limits[kind]:
             raise EspalierError(
                 "amount_unreachable",
-                f"{kind} {share:g} asks for {limits[kind]:,.0f} {NAMES[kind]}; removing all that may go leaves "
-                f"{least:,.0f} of {whole:,.0f} ({least / whole:.3f})",
+                f"{kind} {share:.3g} asks for {_figure(kind, limits[kind])} {NAMES[kind]}; removing all that may go "
+                f"leaves {_figure(kind, least)} of {_figure(kind, whole)} ({least / whole:.3g})",
                 where="/amount",
             )
     return Budget(limits, quantities)
+
+
+def _figure(kind: KeepKind, amount: float) -> str:
+    """What is counted stands whole; milliseconds have a fraction."""
+    return f"{amount:.3g}" if kind == "keep_latency" else f"{amount:,.0f}"

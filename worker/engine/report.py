@@ -47,7 +47,11 @@ PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "sci
 # Read at import: a confined job can no longer read what the packages say of themselves.
 VERSIONS = {name: version(name) for name in PACKAGES}
 NOTHING_BEYOND = "Nothing was removed: no unit lies beyond the threshold. Widen it, or give an amount instead."
-NOTHING_FOUND = "Nothing was removed: the model fits as it is, or whatever may go costs more than it may."
+NOTHING_NEEDED = (
+    "Nothing was removed: the model fits as it is. To remove what the accuracy can spare, set "
+    "constraints.max_accuracy_drop or constraints.min_accuracy."
+)
+NOTHING_FOUND = "Nothing was removed: whatever may go costs more accuracy than the constraints allow."
 BYTE = np.dtype(np.int8)
 FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -262,7 +266,10 @@ def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
     request = subject.request
     weights = request.criterion.prunes_weights()
     if not weights and not any(work.gone.values()):
-        yield NOTHING_FOUND if request.amount.kind == "search" else NOTHING_BEYOND
+        asked = request.constraints
+        needed = asked.max_accuracy_drop is not None or asked.min_accuracy is not None
+        found = NOTHING_FOUND if needed else NOTHING_NEEDED
+        yield found if request.amount.kind == "search" else NOTHING_BEYOND
     elif weights and not work.changed:
         yield "Nothing was removed: no weight lies below the threshold."
     elif weights:

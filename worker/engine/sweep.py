@@ -244,6 +244,14 @@ def _warnings(request: SweepRequest | CompareRequest, report: Report) -> Iterato
         yield "There was no data left to judge accuracy with: send an evaluation file or more calibration samples."
     elif request.repeat > 1 and not report.data.fit_samples:
         yield "The seeds split no data: only what is drawn at random differs from one to the next."
+    if isinstance(request, CompareRequest):
+        used = {one.request.criterion.name: one.request.compensation for one in request.plan}
+        if len(set(used.values())) > 1:
+            how = ", ".join(f"{name}: {compensation}" for name, compensation in used.items())
+            yield (
+                f"The criteria differ in compensation too ({how}). To compare the choice of units alone, set "
+                "base.compensation."
+            )
 
 
 def _added_up(timings: Sequence[StageTiming]) -> tuple[StageTiming, ...]:

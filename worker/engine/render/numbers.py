@@ -22,6 +22,8 @@ def size(number: float) -> str:
 
 
 def milliseconds(number: float) -> str:
+    if 0 < number < 0.001:
+        return f"{number * 1e6:.0f} ns"
     if number < 1:
         return f"{number * 1000:.0f} µs"
     return f"{_three_digits(number)} ms" if number < 1000 else f"{_three_digits(number / 1000)} s"

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 44, 46
-LEGEND_ROW = 18
+LEGEND_ROW, LEGEND_GAP = 18, 10  # the names of lines keep clear of the name of the axis
 TICKS = 5
 COLOURS = ("#2f9e5f", "#d9773a", "#3f7fd0", "#b54fb0", "#b59a1c", "#2aa5a5", "#d04a5a", "#7b6fd6", "#7f8a82", "#8a5a3a")
 MARKS = 60  # with more points than this a line has no dots
@@ -44,7 +44,7 @@ def plot(title: str, x_name: str, y_name: str, lines: Sequence[Line], flat: floa
     """The drawing. `flat` is a level to compare with, such as the uploaded model's score."""
     lines = [Line(line.name, tuple(one for one in line.points if all(map(isfinite, one)))) for line in lines]
     named = [line for line in lines if line.name]
-    height = HEIGHT + LEGEND_ROW * len(named)
+    height = HEIGHT + (LEGEND_GAP + LEGEND_ROW * len(named) if named else 0)
     levels = [y + sign * spread for line in lines for _, y, spread in line.points for sign in (-1, 1)]
     x_ticks = ticks([x for line in lines for x, _, _ in line.points])
     y_ticks = ticks([*levels, *([flat] if flat is not None else [])])
@@ -65,7 +65,7 @@ def plot(title: str, x_name: str, y_name: str, lines: Sequence[Line], flat: floa
     for i, line in enumerate(lines):
         parts += _curve(line, COLOURS[i % len(COLOURS)], across, up)
     for i, line in enumerate(named):
-        y, colour = HEIGHT + LEGEND_ROW * i, COLOURS[lines.index(line) % len(COLOURS)]
+        y, colour = HEIGHT + LEGEND_GAP + LEGEND_ROW * i, COLOURS[lines.index(line) % len(COLOURS)]
         parts.append(f'<rect x="{LEFT}" y="{y - 9}" width="14" height="4" fill="{colour}"/>')
         parts.append(f'<text x="{LEFT + 20}" y="{y - 3}" fill="currentColor">{escape(line.name)}</text>')
     return Markup("".join(str(part) for part in (*parts, "</svg>")))  # noqa: S704  # every text was escaped above

@@ -26,7 +26,12 @@ def step_rows(report: Report) -> tuple[StepRow, ...]:
     if not report.steps:
         return ()
     first = _row("as uploaded", report.before, report.after.accuracy, "", "")
-    return first, *(_row(one.step, one, one.accuracy, numbers.seconds(one.seconds), one.detail) for one in report.steps)
+    return first, *(_row(one.step, one, one.accuracy, _took(one), one.detail) for one in report.steps)
+
+
+def _took(step: FinishingStep) -> str:
+    """Nothing for the pruned model itself, which no step of its own made."""
+    return numbers.seconds(step.seconds) if step.seconds else ""
 
 
 def _row(name: str, one: Side | FinishingStep, score: Score | None, took: str, detail: str) -> StepRow:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from schemas.request import Constraints
 from schemas.sweep_report import Spread, SweepPoint, SweepReport
 from worker.engine.render import html, markdown, numbers
 from worker.engine.render.plot import Line, plot
@@ -50,6 +51,7 @@ def render_sweep_html(report: SweepReport) -> str:
         surfaces=surfaces(report),
         score_name=_score_name(report),
         uploaded=numbers.headline(report.before.accuracy) if report.before.accuracy else "–",
+        constrained=any(point.options.constraints != Constraints() for point in report.points),
         options=json.dumps(report.options.model_dump(mode="json", exclude_defaults=True), indent=2, ensure_ascii=False),
     )
 
@@ -93,7 +95,7 @@ def _row(report: SweepReport, point: SweepPoint) -> Row:
         score=_pair(point.score, share),
         change=_pair(point.score_change, points),
         loss=_pair(point.loss, lambda value: f"{value:.4g}", lambda value: f"{value:.2g}"),
-        units=_pair(point.units_removed, lambda value: f"{value:,.10g}"),
+        units=_pair(point.units_removed, numbers.count, lambda value: f"{value:.2g}"),
         parameters=_with_change(kept, before, numbers.count),
         macs=_with_change(point.macs, report.before.macs, numbers.count),
         size=_with_change(point.file_bytes, report.before.file_bytes, numbers.size),
