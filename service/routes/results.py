@@ -84,7 +84,12 @@ async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId)
     """The ONNX file. ETag is its sha256; one byte range; Content-Digest and Repr-Digest (RFC 9530)."""
     record = await run_in_threadpool(found, service, job_id, owner)
     if _result_of(record).artifact is None:
-        raise EspalierError("job_has_no_result", f"a job of kind {record.manifest.kind} makes no model", where=job_id)
+        raise EspalierError(
+            "job_has_no_result",
+            f"a job of kind {record.manifest.kind} makes no model",
+            where=job_id,
+            hint=f"See /jobs/{job_id}/artifacts for what it makes.",
+        )
     stem = safe_stem(record.manifest.inputs.model.name)
     return await _send(request, service, record, ARTIFACT, f"{stem}.pruned.onnx")
 

@@ -230,7 +230,7 @@ def _infeasible(trip: _Search, why: str) -> EspalierError:
     near = min(trip.points, key=lambda point: (len(point.broken), point.drop or 0.0))
     lost = "" if near.drop is None else f", {100 * near.drop:.2f} points lost on the samples held back"
     detail = (
-        f"the nearest of {len(trip.points)} points takes {near.flash_bytes:,} bytes of flash, {near.peak_ram_bytes:,} "
+        f"the nearest of {len(trip.points)} visited takes {near.flash_bytes:,} bytes of flash, {near.peak_ram_bytes:,} "
         f"of RAM, {near.macs:,} MACs and {near.latency_ms:.3g} ms{lost}; it does not meet {', '.join(near.broken)}"
     )
     return EspalierError("infeasible", f"{detail}. {why}".removesuffix(". "), where="/constraints")
