@@ -129,6 +129,12 @@ REACHED: dict[str, tuple[dict[str, object], Callable[[Api], httpx.Response]]] = 
     "storage_unavailable": ({}, break_storage),
     "device_unavailable": ({}, lambda api: prune(api, options='{"device": "cuda"}')),
     "calibration_required": ({}, lambda api: prune(api, {"model": b"m"})),
+    "history_required": (
+        {},
+        lambda api: prune(
+            api, {"model": b"m", "calibration": b"c"}, options='{"criterion": {"name": "karnin", "threshold": 0.4}}'
+        ),
+    ),
     "job_not_finished": ({}, lambda api: after(api, lambda _: None, "/artifact")),
     "job_has_no_result": ({}, lambda api: after(api, api.fail, "/report.md")),
     "job_still_running": ({}, lambda api: after(api, api.start, "", "DELETE")),

@@ -14,6 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from schemas.request import parse_options
 from service.client import Client
 from tests.serving import Serve
 
@@ -87,6 +88,10 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = ROOT / "examples/digits.py"
     subprocess.run([sys.executable, "-W", "error", str(script), "--out", str(folder)], check=True, capture_output=True)
     return folder
+
+
+# What keeps a worker busy with the data and is done soon after.
+LOOK = parse_options({"criterion": {"name": "distinctiveness"}})
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import onnxruntime
 from schemas.job import JobState, SubmitManifest
 from schemas.report import Report
 from schemas.request import PruneRequest
-from tests.system.conftest import ROOT, Running, Work
+from tests.system.conftest import LOOK, ROOT, Running, Work
 
 
 def accuracy(model: bytes, data: Path) -> float:
@@ -86,8 +86,8 @@ def test_fifty_submits_with_one_key_make_one_job(shared: Running, digits: Path) 
 def test_a_queued_and_a_running_job_are_cancelled(shared: Running, long_work: Work) -> None:
     client = shared.client
     kept = shared.left_on_disk()
-    first = client.submit(long_work.model, PruneRequest(), calibration=long_work.calibration)
-    second = client.submit(long_work.model, PruneRequest(), calibration=long_work.calibration)
+    first = client.submit(long_work.model, LOOK, calibration=long_work.calibration)
+    second = client.submit(long_work.model, LOOK, calibration=long_work.calibration)
     stages = (event.progress.stage for event in client.events(first.id) if event.progress)
     assert next(stages)
     assert JobState.QUEUED is client.get(second.id).state
@@ -109,7 +109,11 @@ def test_the_command_line_against_the_service(shared: Running, digits: Path, tmp
     assert answer["after"]["file_bytes"] == (tmp_path / "p.onnx").stat().st_size
     assert "job " in met.stderr
     assert (tmp_path / "r.md").read_text().startswith("#")
-    broken = subprocess.run([*command, "--set", "constraints.max_parameters=10"], capture_output=True, check=False)
+    broken = subprocess.run(
+        [*command, "--set", "constraints.max_parameters=10", "--set", "amount.keep_macs=0.5"],
+        capture_output=True,
+        check=False,
+    )
     assert 1 == broken.returncode
     failed = subprocess.run([*command, "--set", 'scope.include=["x"]'], capture_output=True, text=True, check=False)
     assert 3 == failed.returncode

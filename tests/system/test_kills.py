@@ -4,14 +4,13 @@ import json
 from collections.abc import Callable
 
 from schemas.job import Job, JobState, ResultManifest
-from schemas.request import PruneRequest
 from tests.serving import eventually
-from tests.system.conftest import Running, Work
+from tests.system.conftest import LOOK, Running, Work
 
 
 def running_job(running: Running, work: Work) -> Job:
     """A job whose engine is in the middle of the data."""
-    job = running.client.submit(work.model, PruneRequest(), calibration=work.calibration)
+    job = running.client.submit(work.model, LOOK, calibration=work.calibration)
     for event in running.client.events(job.id):
         if event.progress is not None and event.progress.stage == "observe":
             break
