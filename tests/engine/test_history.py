@@ -108,6 +108,8 @@ def test_what_is_wrong_with_snapshots_is_said(key: str, value: np.ndarray | None
     ({"w": np.ones(3)}, "it holds w"),
     ({"sums/w": np.ones(3), "final/w": np.ones(3)}, "there is sums/w, but no initial/w"),
     ({"sums/w": np.ones(3), "final/w": np.ones(3), "initial/w": np.ones(2)}, "initial/w has shape"),
+    ({"e0/": np.ones(3), "e1/": np.ones(3)}, "an array is named e0/"),
+    ({"e0/w": np.full(3, 1e300), "e1/w": np.ones(3)}, "the changes of w are too large"),
     ({"sums/w": -np.ones(3), "final/w": np.ones(3), "initial/w": np.ones(3)}, "negative number"),
 ])  # fmt: skip
 def test_what_is_wrong_with_sums_is_said(arrays: dict[str, np.ndarray], says: str, tmp_path: Path) -> None:
@@ -120,6 +122,11 @@ def test_hostile_archives_are_judged_by_their_directory(tmp_path: Path) -> None:
     with pytest.raises(EspalierError) as caught:
         read(tmp_path, {f"e{epoch}/w": np.zeros(1 << 20) for epoch in range(3)}, max_bytes=1 << 24)
     assert ("data_too_large", "history") == (caught.value.code, caught.value.failure.where)
+    for name in ("e" + "9" * 5000 + "/w", "e1/" + "w" * 5000):
+        with pytest.raises(EspalierError, match=r"has 5,0\d\d characters") as caught:
+            read(tmp_path, {"e0/w": np.zeros(3), name: np.ones(3)})
+        assert "data_unreadable" == caught.value.code
+        assert len(caught.value.failure.detail) < 200
     (tmp_path / "table.csv").write_text("1,2\n")
     with pytest.raises(EspalierError, match="the file is not an"):
         read_history(tmp_path / "table.csv", max_bytes=1 << 20)
@@ -147,6 +154,15 @@ def test_a_history_of_another_training_is_refused_with_what_was_found_and_what_w
     assert "history_does_not_match" == caught.value.code
     with pytest.raises(EspalierError, match=r"as fc1.weight \(10x12\) of the model; it holds w \(3\)"):
         Sensitivities(read(tmp_path, {"e0/w": np.zeros(3), "e1/w": np.ones(3)}), graph, None)("fc1.weight")
+
+
+def test_sensitivities_beyond_all_numbers_are_refused(tmp_path: Path) -> None:
+    graph = dissect(mlp(), tmp_path).graph
+    history = read(tmp_path, snapshots(mlp()))
+    assert np.isfinite(Sensitivities(history, graph, 1e-100)("fc1.weight")).all()
+    with pytest.raises(EspalierError, match=r"the sensitivities of fc1\.weight are too large") as caught:
+        Sensitivities(history, graph, 1e-300)("fc1.weight")
+    assert "history_invalid" == caught.value.code
 
 
 def test_units_sum_the_sensitivities_of_their_incoming_weights(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from worker.engine.quantised import real
 
 CLOSE = 0.01  # of the largest weight: half precision and int8 are weights of the same training, another epoch is not
 NAMES_SHOWN = 10
+LARGEST = 1e150  # the sums of these, over any layer, are still numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,11 @@ class Sensitivities:
         initial, sums, final = (part.T if turned else part for part in parts)
         moved = final - initial
         rate = self.learning_rate or self.history.learning_rate or 1.0
-        found: Float = np.divide(sums * final, rate * moved, out=np.zeros_like(final), where=moved != 0)
+        with np.errstate(all="ignore"):  # looked at right below
+            found: Float = np.divide(sums * final, rate * moved, out=np.zeros_like(final), where=moved != 0)
+        if not (np.abs(found) < LARGEST).all():
+            detail = f"the sensitivities of {weight} are too large for any number (learning rate {rate:g})"
+            raise EspalierError("history_invalid", detail, where=WHERE, hint="Check the history and the learning rate.")
         return found
 
     def _found(self, weight: str) -> tuple[str, bool]:

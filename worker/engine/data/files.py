@@ -23,6 +23,7 @@ from worker.engine.data.table import Table, read_table
 
 CHUNK_BYTES = 1 << 24
 MAX_MEMBERS = 1000
+MAX_NAME_CHARS = 1000
 MAX_DIM = 1 << 48
 NPY_MAGIC = b"\x93NUMPY"
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06")
@@ -101,6 +102,10 @@ def _check_directory(members: list[zipfile.ZipInfo], max_bytes: int, max_members
         raise EspalierError("data_too_large", detail, where=where)
     seen: set[str] = set()
     for member in members:
+        if len(member.filename) > MAX_NAME_CHARS:
+            detail = f"the name {member.filename[:50]!r}... has {len(member.filename):,} characters"
+            hint = f"Names of {MAX_NAME_CHARS:,} characters are read."
+            raise EspalierError("data_unreadable", detail, where=where, hint=hint)
         if not member.filename.endswith(".npy"):
             detail = f"the archive holds {member.filename!r}, which is not an array"
             raise EspalierError("data_unreadable", detail, where=where, hint="Write it with numpy.savez.")

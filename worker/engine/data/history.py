@@ -69,8 +69,12 @@ def _from_snapshots(path: Path, members: Iterable[str], rate: float | None, max_
             continue
         if now.shape != initial[name].shape:
             raise _invalid(f"{member} has shape {now.shape}; at the start it was {initial[name].shape}")
-        sums[name] += (now - final[name]) ** 2
+        with np.errstate(over="ignore"):  # looked at when all are added up
+            sums[name] += (now - final[name]) ** 2
         final[name] = now
+    for name, squares in sums.items():
+        if not np.isfinite(squares).all():
+            raise _invalid(f"the changes of {name} are too large to be squared")
     return History(initial, sums, final, rate)
 
 
@@ -81,6 +85,8 @@ def _check_epochs(epochs: Mapping[int, list[str]]) -> None:
         raise _invalid(f"there are snapshots up to e{max(epochs)}, but none of e{gap}")
     if len(epochs) == 1:
         raise _invalid("there is one snapshot, e0: nothing says how the weights changed")
+    if not epochs:
+        raise _invalid("an array is named e0/, which is the name of no weight")
     first = set(epochs[0])
     for epoch, names in epochs.items():
         odd = sorted(first.symmetric_difference(names))
