@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from schemas.errors import EspalierError
 from worker.engine.refit.eliminate import Reader, order, reader
-from worker.engine.refit.normal import Normal, Sums, penalty, solve
+from worker.engine.refit.normal import Normal, Sums, penalty, solve, spd_solve
 
 UNITS, TAPS, OUTPUTS, ROWS = 5, 2, 3, 400
 RIDGE = 1e-3
@@ -32,6 +33,16 @@ def loss(normal: Normal, w: torch.Tensor, start: torch.Tensor) -> float:
     """What the fit minimises: the error, and the pull towards the weights it started from."""
     pull = (penalty(normal, RIDGE)[:, :, None] * (w - start).square()).sum()
     return float(normal.error(w).sum() + pull)
+
+
+def test_values_whose_products_are_no_numbers_are_refused() -> None:
+    sums = Sums(1, 2, 1, True, "cpu")
+    sums.add(torch.full((1, 3, 2), 1e30), torch.ones(1, 3, 1))
+    with pytest.raises(EspalierError, match="grow so large") as caught:
+        sums.means()
+    assert "data_not_finite" == caught.value.code
+    with pytest.raises(EspalierError, match="grow so large"):
+        spd_solve(torch.full((1, 2, 2), torch.nan), torch.ones(1, 2, 1))
 
 
 def kept_without(*units: int) -> torch.Tensor:

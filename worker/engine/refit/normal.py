@@ -1,14 +1,18 @@
 """The normal equations of one reading: means of products of features and targets, over rows.
 
 In: chunks of feature rows and of target rows. Out: `Normal`, and the weights that solve it. Products are taken in
-single precision, a few thousand rows at a time, and summed in double.
+single precision, a few thousand rows at a time, and summed in double. Refused: rows whose products are no numbers any
+more (`data_not_finite`).
 """
 
 from dataclasses import dataclass
 
 import torch
 
+from schemas.errors import EspalierError
+
 CHUNK_ROWS = 4096
+MOST_LIFT = 1e6  # times its own diagonal: with a millionth of that, a matrix of real numbers is positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +57,8 @@ class Sums:
 
     def means(self) -> Normal:
         n = max(self.rows, 1)
+        if not all(bool(one.isfinite().all()) for one in (self.h, self.b, self.t)):
+            raise _overflow()
         return Normal(self.h / n, self.b / n, self.t / n, self.constant)
 
 
@@ -83,8 +89,18 @@ def spd_solve(h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     lift = 0.0
     level = h.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(h.dtype).tiny)
     eye = torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
-    while True:
+    while lift <= MOST_LIFT:
         factor, info = torch.linalg.cholesky_ex(h + lift * level[:, None, None] * eye)
         if not bool(info.any()):
             return torch.cholesky_solve(b, factor)
         lift = max(10 * lift, 1e-12)
+    raise _overflow()
+
+
+def _overflow() -> EspalierError:
+    return EspalierError(
+        "data_not_finite",
+        "inside the model values grow so large that their products are no numbers any more",
+        where="calibration",
+        hint="Send samples as the model was trained on them; `preprocess` scales them.",
+    )
