@@ -7,8 +7,10 @@ import numpy as np
 import onnx
 import pytest
 
+from schemas.errors import EspalierError
 from schemas.finishing import Distill
-from tests.engine.nets import classifier, cnn, feeds_for, save
+from tests.engine.nets import Node, classifier, cnn, feeds_for, model, save
+from tests.engine.nets_layers import quantised
 from worker.engine.data import Samples
 from worker.engine.distill import Distilled, augmented, distill, learnable, targets
 from worker.engine.graph import Graph, freeze
@@ -50,6 +52,17 @@ def trained(
         teacher, student, fit, held, Distill.model_validate({**GENTLE, **options}),
         seed=seed, device="cpu", keep_zeros=keep_zeros, tell=lambda *_: None, clock=clock,
     )  # fmt: skip
+
+
+def without_weights() -> onnx.ModelProto:
+    return model([Node("Relu", ["x"], "y")], {}, {"x": ["N", 12]}, ["y"])
+
+
+@pytest.mark.parametrize("build", [without_weights, quantised])
+def test_where_nothing_can_learn_that_is_said(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    with pytest.raises(EspalierError, match="reaches the outputs") as caught:
+        trained(tmp_path, {}, build())
+    assert "gradient_unavailable" == caught.value.code
 
 
 @pytest.mark.parametrize("build", [cnn, classifier])

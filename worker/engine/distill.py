@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from schemas.errors import EspalierError
 from schemas.finishing import Distill
 from worker.engine.data import Samples
 from worker.engine.evaluate import pad
@@ -123,9 +124,13 @@ class _Student:
             self.weights[name] = weight.clone().requires_grad_()
             if keep_zeros:
                 self.masks[name] = (weight != 0).to(weight.dtype)
+        if not self.weights:
+            raise _nothing_learns()
         self.executor.fixed |= self.weights
 
     def step(self, optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        if not loss.requires_grad:
+            raise _nothing_learns()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -189,6 +194,15 @@ class _Course:
         self.student.executor.differentiable(feeds, _catch(self.names, given))
         losses = [(given[name] - answer).square().mean() / self.spread[name] for name, answer in answers.items()]
         return torch.stack(losses).mean()
+
+
+def _nothing_learns() -> EspalierError:
+    return EspalierError(
+        "gradient_unavailable",
+        f"no weight in single precision that {', '.join(sorted(SLOTS))} read reaches the outputs",
+        where="/distill",
+        hint="Leave `distill` out, or send the model as it was before it was rounded.",
+    )
 
 
 def _catch(names: tuple[str, ...], found: dict[str, torch.Tensor]) -> Callable[[str, Held], None]:
