@@ -10,7 +10,8 @@ import onnx
 import pytest
 
 from tests.engine.dissect import assert_exact, dissect, run
-from tests.engine.nets_lossy import LOSSY, SUMS, UNITS, decomposed, layer_norm
+from tests.engine.nets import Node
+from tests.engine.nets_lossy import LOSSY, SUMS, UNITS, decomposed, layer_norm, layer_norm_half
 from tests.engine.test_inspect import look
 from tests.engine.test_run import HALF, job
 from worker.engine import ops, verify
@@ -104,6 +105,22 @@ def test_a_job_says_what_was_opened_and_warns(tmp_path: Path) -> None:
     assert not any(one.startswith("Lossy") for one in strict.warnings)
     assert "those of the units that stay" in render_html(report)
     assert report.options.lossy
+
+
+@pytest.mark.parametrize("answers_in", ["half", "single"])
+def test_half_precision_is_judged_by_its_own_digits(answers_in: str, tmp_path: Path) -> None:
+    """Whatever the outputs are, and also where zeroed weights are computed in torch, in single precision."""
+    proto = layer_norm_half()
+    if answers_in == "single":
+        proto.graph.node[-1].output[0] = "yh"
+        proto.graph.node.append(Node("Cast", ["yh"], "y", {"to": onnx.TensorProto.FLOAT}).proto())
+        proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    weights = {"criterion": {"name": "magnitude", "of": "weights"}, "amount": {"remove_weights": 0.5}}
+    for number, options in enumerate((weights, {**HALF, "lossy": True})):
+        report = job(tmp_path / str(number), options, proto, labels=False)
+        assert (1e-2, True) == (report.exactness.tolerance, report.exactness.passed)
+    single = job(tmp_path / "single", weights, layer_norm(), labels=False)
+    assert 1e-4 == single.exactness.tolerance
 
 
 def _pins(folder: Path, options: Mapping[str, object]) -> dict[str, str | None]:

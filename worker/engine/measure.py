@@ -67,7 +67,8 @@ def _prove(subject: Subject, work: Work, samples: Samples) -> Exactness:
     else:
         model, ties, groups = subject.loaded.model, subject.analysis.ties, subject.groups
         masked = run(surgery.masked(model, ties, work.changed, groups, work.gone, shelf))
-    proof = verify.compare(names, cut, masked, dense, batch or samples.count)
+    half = any(array.dtype.name == "float16" for array in graph.constants.values())
+    proof = verify.compare(names, cut, masked, dense, batch or samples.count, half=half)
     if not proof.passed:
         verify.assert_finite(names, dense)
     over_kept = surgery.kept_masks(subject.analysis.ties, subject.groups, work.gone)

@@ -24,11 +24,15 @@ DEFAULT_TOLERANCE = 1e-4
 Outputs = Sequence[Array]  # one array for each compared tensor
 
 
-def compare(names: Sequence[str], cut: Outputs, masked: Outputs, dense: Outputs, samples: int) -> Exactness:
-    """max|cut - masked| / max|masked| over all compared tensors, and whether the mask changed anything."""
+def compare(
+    names: Sequence[str], cut: Outputs, masked: Outputs, dense: Outputs, samples: int, *, half: bool = False
+) -> Exactness:
+    """max|cut - masked| / max|masked| over all compared tensors, and whether the mask changed anything. `half`: the
+    model computes in half precision, whatever its outputs are."""
     worst = max((relative_difference(a, b) for a, b in zip(cut, masked, strict=True)), default=0.0)
     effect = max((relative_difference(a, b) for a, b in zip(dense, masked, strict=True)), default=0.0)
-    tolerance = max((TOLERANCE.get(one.dtype.name, DEFAULT_TOLERANCE) for one in masked), default=DEFAULT_TOLERANCE)
+    kinds = [one.dtype.name for one in cut] + ["float16"] * half
+    tolerance = max((TOLERANCE.get(kind, DEFAULT_TOLERANCE) for kind in kinds), default=DEFAULT_TOLERANCE)
     return Exactness(
         max_relative_difference=worst,
         tolerance=tolerance,
