@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from schemas.errors import Failure, nearest
 
-Positive = Annotated[int, Field(gt=0)]
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
 Processor = Literal["cortex-m4", "cortex-m7"]
 PositiveRate = Annotated[float, Field(gt=0)]
 

@@ -27,7 +27,7 @@ class Scope(Strict):
     operators: tuple[str, ...] = Field(
         default=(), description="Only layers with these operators, such as Conv or Gemm; empty: with any."
     )
-    minimum_kept: int = Field(default=1, ge=1, description="Every group keeps at least this many units.")
+    minimum_kept: int = Field(default=1, ge=1, lt=2**63, description="Every group keeps at least this many units.")
 
 
 class Preprocess(Strict):
@@ -66,10 +66,10 @@ class Constraints(Strict):
 
     max_accuracy_drop: float | None = Field(default=None, ge=0, description="As a share: 0.01 is one point.")
     min_accuracy: float | None = Field(default=None, description="The score after pruning is at least this.")
-    max_file_bytes: int | None = Field(default=None, gt=0, description="The size of the ONNX file.")
-    max_parameters: int | None = Field(default=None, gt=0, description="Zeros count.")
-    max_macs: int | None = Field(default=None, gt=0, description="Multiply-accumulates for one sample.")
-    max_peak_ram_bytes: int | None = Field(default=None, gt=0, description="What activations take at once.")
+    max_file_bytes: int | None = Field(default=None, gt=0, lt=2**63, description="The size of the ONNX file.")
+    max_parameters: int | None = Field(default=None, gt=0, lt=2**63, description="Zeros count.")
+    max_macs: int | None = Field(default=None, gt=0, lt=2**63, description="Multiply-accumulates for one sample.")
+    max_peak_ram_bytes: int | None = Field(default=None, gt=0, lt=2**63, description="What activations take at once.")
     max_latency_ms: float | None = Field(
         default=None,
         gt=0,

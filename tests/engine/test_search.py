@@ -103,6 +103,8 @@ def test_where_whatever_goes_costs_too_much_nothing_goes(tmp_path: Path) -> None
         ({"amount": {"search": True}}, "constraints"),
         ({"amount": {"search": True, "keep_macs": 0.5}}, "exactly one"),
         ({"amount": {"threshold": True, "keep_macs": 0.5}}, "exactly one"),
+        ({"constraints": {"max_macs": 10**400}}, "less than"),
+        ({"target": {"flash_bytes": 10**400, "ram_bytes": 1}}, "less than"),
     ],
 )
 def test_a_search_for_nothing_is_refused(options: dict[str, object], word: str) -> None:
