@@ -18,6 +18,7 @@ from starlette.responses import Response
 from schemas.errors import EspalierError, FieldError, nearest
 from schemas.job import BLOB_PATTERN, BlobRef, JobInputs
 from schemas.kinds import JobRequest
+from schemas.parse import MAX_COMPLAINTS, MAX_KEY_CHARACTERS
 from schemas.request import parse_inspection, parse_options
 from schemas.sweep import parse_comparison, parse_sweep
 from service.body import pieces, whole
@@ -176,10 +177,11 @@ def _from_json(service: Service, owner: str, key: str | None, body: bytes, intak
 
 
 def _complaints(error: ValidationError, intake: Intake) -> tuple[FieldError, ...]:
-    """What is wrong with the JSON body; an unknown key names the nearest known one."""
+    """The first things wrong with the JSON body; an unknown key names the nearest known one."""
     told = []
-    for one in error.errors(include_url=False, include_input=False):
-        path, message = one["loc"], str(one["msg"])
+    for one in error.errors(include_url=False, include_input=False)[:MAX_COMPLAINTS]:
+        path = tuple(part[:MAX_KEY_CHARACTERS] if isinstance(part, str) else part for part in one["loc"])
+        message = str(one["msg"])
         if one["type"] == "extra_forbidden":
             inner = ModelFile if path[0] == "model" else DataFile
             known = tuple(intake.body.model_fields if len(path) == 1 else inner.model_fields)

@@ -106,6 +106,10 @@ def test_a_refusal_is_not_much_longer_than_what_is_wrong(api: Api, options: dict
     assert (422, "options_invalid", min(len(options), 30)) == (answer.status_code, told["code"], len(told["errors"]))
     assert len(answer.content) < 20_000
     assert ("; and 4970 more" in told["detail"]) == (len(options) == 5000)
+    answer = api.client.post("/prune", json=options)
+    told = answer.json()
+    assert (422, "request_invalid", min(len(options), 30)) == (answer.status_code, told["code"], len(told["errors"]))
+    assert len(answer.content) < 20_000
 
 
 @pytest.mark.parametrize(
