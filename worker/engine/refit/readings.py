@@ -20,6 +20,7 @@ from worker.engine.graph import Array, Graph, Op
 from worker.engine.observe import Float
 from worker.engine.ops import RULES
 from worker.engine.ops.linear import Linear
+from worker.engine.refit.lanes import lanes_of, lanes_owned
 from worker.engine.ties import Points, Seen
 
 MOST_FEATURES = 2304  # of one map: its Gram then takes 42 MB, and what is made of it a few times as much
@@ -46,11 +47,23 @@ class Reading:
     op: Op
     linear: Linear
     tail: Tail
-    units: Mapping[str, Points]  # by group: (units, features of each)
+    units: Mapping[str, Points]  # by group: (units, features of each), or lanes of each
+    lanes: Points | None = None  # of a map too wide to be fitted feature by feature: (lanes, taps)
 
     @property
     def source(self) -> str:
         return self.op.inputs[0]
+
+    @property
+    def columns(self) -> int:
+        """What the Gram is of: features, or lanes."""
+        return self.linear.features if self.lanes is None else len(self.lanes)
+
+    @property
+    def taught(self) -> frozenset[str]:
+        """The values of the teacher that a fit looks at."""
+        own = () if self.lanes is None else (self.source,)
+        return frozenset((self.tail.end, self.tail.judged, *own))
 
 
 def readings(graph: Graph, seen: Seen, groups: Iterable[Group]) -> tuple[Reading, ...]:
@@ -61,8 +74,15 @@ def readings(graph: Graph, seen: Seen, groups: Iterable[Group]) -> tuple[Reading
         if rule is None or not op.inputs or op.inputs[0] in graph.static or not _own_weight(graph, op):
             continue
         linear = rule.linear(op, seen.shapes)
-        if linear is not None and linear.features <= MOST_FEATURES:
-            found.append(Reading(op, linear, _tail(graph, seen, op, linear), _units(op, linear, groups)))
+        if linear is None:
+            continue
+        units, lanes = _units(op, linear, groups), None
+        if linear.features > MOST_FEATURES:
+            lanes = lanes_of(linear, units)
+            if lanes is None or len(lanes) > MOST_FEATURES:
+                continue
+            units = {name: lanes_owned(lanes, rows) for name, rows in units.items()}
+        found.append(Reading(op, linear, _tail(graph, seen, op, linear), units, lanes))
     return tuple(found)
 
 

@@ -58,7 +58,7 @@ def reconstruct(
     plan = _plan(groups, readings, taken, chosen_on_the_way)
     lost = {name for name, steps in taken.items() if steps}
     active = _active(graph, [group for group in groups if group.name in lost], readings)
-    keep = [name for one in active for name in {one.tail.end, one.tail.judged}]
+    keep = [name for one in active for name in one.taught]
     teacher, student = Executor(graph, material.device), Executor(graph, material.device)
     own = {(one.op.index, 0) for one in readings}
     masks = {

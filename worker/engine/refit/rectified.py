@@ -13,8 +13,6 @@ import torch
 
 from worker.engine.refit.normal import CHUNK_ROWS, Normal
 
-MOST_BYTES = 256 << 20  # of features that are kept; a larger reading is fitted to its targets as they are
-
 
 @dataclass(eq=False)
 class Rows:

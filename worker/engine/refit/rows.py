@@ -3,13 +3,22 @@
 import torch
 
 from worker.engine.ops.linear import Spots
+from worker.engine.refit.readings import Reading
 
 ROWS_FOR_EACH_FEATURE = 64
 LEAST_ROWS = 16384
+MOST_BYTES = 256 << 20  # of features that are kept as they are
 
 
-def rows_wanted(features: int) -> int:
-    return max(ROWS_FOR_EACH_FEATURE * features, LEAST_ROWS)
+def rows_wanted(reading: Reading) -> int:
+    """Of lanes fewer: each place gives a row for every tap, and all its features are held."""
+    rows = max(ROWS_FOR_EACH_FEATURE * reading.columns, LEAST_ROWS)
+    return rows if reading.lanes is None else max(min(rows // 4, MOST_BYTES // row_bytes(reading)), 1)
+
+
+def row_bytes(reading: Reading) -> int:
+    """The features of one place, in single precision."""
+    return 4 * reading.linear.blocks * reading.linear.features
 
 
 def some_of(places: tuple[int, int], rows: int, generator: torch.Generator) -> Spots:

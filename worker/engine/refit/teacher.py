@@ -12,16 +12,17 @@ import torch
 from worker.engine.execute import Executor, Held
 from worker.engine.graph import Graph
 from worker.engine.refit.eliminate import ORDER_RIDGE, Reader, reader
+from worker.engine.refit.lanes import lane_by_lane
 from worker.engine.refit.normal import Normal, Sums
 from worker.engine.refit.readings import Reading
 from worker.engine.refit.rows import rows_wanted, some_of
-from worker.engine.refit.weights import judged_scale, matrix
+from worker.engine.refit.weights import weighed
 from worker.engine.ties import Points
 
 
 @dataclass(frozen=True, eq=False)
 class Sight:
-    """One reading of one group. `rows`: the features of each unit. `energy`: the mean square of what is judged."""
+    """One reading of one group. `rows`: features, or lanes, of each unit. `energy`: mean square of what is judged."""
 
     graph: Graph
     reading: Reading
@@ -31,9 +32,8 @@ class Sight:
 
     def reader(self) -> Reader:
         """A fresh start for elimination. The teacher's own output is the target: W is already the best there is."""
-        w = matrix(self.graph, self.reading).to(self.normal.h.device)
+        w, scale = weighed(self.graph, self.reading, self.energy, str(self.normal.h.device))
         taught = Normal(self.normal.h, self.normal.h @ w, self.normal.t, self.normal.constant)
-        scale = judged_scale(self.reading, self.energy).to(w.device)
         return reader(taught, w, torch.from_numpy(self.rows).to(w.device), ORDER_RIDGE, scale)
 
 
@@ -45,12 +45,14 @@ class _Watch:
         self.reading = reading
         self.rows = rows
         self.generator = generator
-        self.sums = Sums(linear.blocks, linear.features, linear.outputs, bool(reading.tail.bias), device)
+        self.sums = Sums(linear.blocks, reading.columns, linear.outputs, bool(reading.tail.bias), device)
         self.squares, self.places = 0.0, 0
 
     def look(self, x: torch.Tensor) -> None:
         linear = self.reading.linear
-        self.sums.add(linear.gather(x, some_of(linear.places(tuple(x.shape)), self.rows, self.generator)), None)
+        features = linear.gather(x, some_of(linear.places(tuple(x.shape)), self.rows, self.generator))
+        lanes = self.reading.lanes
+        self.sums.add(features if lanes is None else lane_by_lane(lanes, features), None)
 
     def judge(self, value: torch.Tensor) -> None:
         self.squares += float(value.square().sum(dtype=torch.float64))
@@ -71,9 +73,7 @@ class Watching:
         self._all: list[_Watch] = []
         for reading in readings:
             if reading.units:
-                one = _Watch(
-                    reading, rows_wanted(reading.linear.features) // max(batches, 1), generator, executor.device
-                )
+                one = _Watch(reading, rows_wanted(reading) // max(batches, 1), generator, executor.device)
                 self._all.append(one)
                 self._sources.setdefault(reading.source, []).append(one)
                 self._judged.setdefault(reading.tail.judged, []).append(one)

@@ -10,7 +10,7 @@ also repairs what went wrong before it, and an operator that reads nothing remov
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ import torch
 from worker.engine.execute import Executor, Held, Masks, Walk
 from worker.engine.graph import Array, Graph
 from worker.engine.refit.eliminate import ORDER_RIDGE, order, reader
+from worker.engine.refit.lanes import lane_by_lane, mixed, same
 from worker.engine.refit.normal import Normal, Sums, solve
 from worker.engine.refit.readings import Reading
-from worker.engine.refit.rectified import MOST_BYTES, Rows
-from worker.engine.refit.rows import rows_wanted, some_of
-from worker.engine.refit.weights import change, judged_scale, matrix
+from worker.engine.refit.rectified import Rows
+from worker.engine.refit.rows import MOST_BYTES, row_bytes, rows_wanted, some_of
+from worker.engine.refit.weights import change, judged_scale, matrix, weighed
 
 RECTIFIED_STEPS = 6
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -95,31 +96,41 @@ class Sides:
     student: Trail
 
     @torch.inference_mode()
-    def collect(self, graph: Graph, reading: Reading, rows: int, generator: torch.Generator) -> Seen:
-        """The normal equations of one reading, the rows themselves where a ReLU follows, and the mean over places of
-        the square of what it is judged by."""
+    def collect(self, graph: Graph, reading: Reading, generator: torch.Generator, judges: bool) -> Seen:
+        """The normal equations of one reading, the rows themselves where a ReLU follows or lanes are to be judged, and
+        the mean over places of the square of what it is judged by."""
+        rows = rows_wanted(reading)
         linear, tail = reading.linear, reading.tail
         self.student.until(reading.op.index)
         self.teacher.until(max(graph.producer[name].index for name in (tail.end, tail.judged)) + 1)
-        sums = Sums(linear.blocks, linear.features, linear.outputs, bool(tail.bias), self.student.executor.device)
-        fits = 4 * rows * linear.blocks * linear.features <= MOST_BYTES
-        sign = torch.from_numpy(np.sign(tail.scale)).reshape(linear.blocks, 1, linear.outputs)
-        kept = Rows(sign.to(sums.h.device, torch.float32), sums.constant) if tail.rectified and fits else None
+        device, lanes = self.student.executor.device, reading.lanes
+        outputs = linear.outputs if lanes is None else len(lanes)
+        sums = Sums(linear.blocks, reading.columns, outputs, bool(tail.bias), device)
+        fits = rows * row_bytes(reading) <= MOST_BYTES
+        sign = torch.from_numpy(np.sign(tail.scale)).to(device, torch.float32).reshape(linear.blocks, 1, -1)
+        wanted = tail.rectified and fits if lanes is None else judges
+        kept = Rows(sign, sums.constant) if wanted else None
         squares, places = 0.0, 0
         for place in range(len(self.teacher.walks)):
             target = self._target(reading, place)
             x = self.student.value(place, reading.source)
             spots = some_of(linear.places(tuple(x.shape)), rows // len(self.teacher.walks), generator)
             features, targets = linear.gather(x, spots), linear.results(target, spots)
-            sums.add(features, targets)
-            if kept is not None:
+            if lanes is None:
+                sums.add(features, targets)
+            else:
+                taught = linear.gather(self.teacher.value(place, reading.source), spots)
+                sums.add(lane_by_lane(lanes, features), lane_by_lane(lanes, taught))
+            if kept is not None and tail.rectified:
                 end = self.teacher.value(place, tail.end)
                 own = torch.from_numpy(tail.scale).to(targets).reshape(linear.blocks, 1, linear.outputs)
                 kept.add(features, targets, targets - linear.results(end, spots) / own)
+            elif kept is not None:
+                kept.add(features, targets, (-torch.inf * sign).expand_as(targets))
             judged = self.teacher.value(place, tail.judged)
             squares += float(judged.square().sum(dtype=torch.float64))
             places += judged.numel() // judged.shape[linear.axis]
-        self.teacher.drop({tail.end, tail.judged})
+        self.teacher.drop(reading.taught)
         return Seen(sums.means(), kept, squares / max(places, 1))
 
     def _target(self, reading: Reading, place: int) -> torch.Tensor:
@@ -150,18 +161,22 @@ class Refitting:
     changed: dict[str, Array] = field(default_factory=dict)
 
     def step(self, reading: Reading) -> Refit:
-        rows = rows_wanted(reading.linear.features)
-        fit = self.fit.collect(self.graph, reading, rows, self.generator)
-        held = self.held.collect(self.graph, reading, rows, self.generator)
-        w = matrix(self.graph, reading).to(self.student.device)
-        scale = judged_scale(reading, held.energy).to(self.student.device)
-        self._choose(reading, fit.normal, w, scale)
-        kept = torch.from_numpy(self._kept(reading, w.shape[1])).to(w.device)
+        device, lanes = self.student.device, reading.lanes
+        fit = self.fit.collect(self.graph, reading, self.generator, judges=False)
+        held = self.held.collect(self.graph, reading, self.generator, judges=True)
+        scale = judged_scale(reading, held.energy).to(device)
+        self._choose(reading, fit.normal, held.energy)
+        full = matrix(self.graph, reading).to(device)
+        w = full if lanes is None else same(len(full), len(lanes), fit.normal.constant, device)
+        kept = torch.from_numpy(self._kept(reading, w.shape[1])).to(device)
         plain = torch.zeros_like(w)
         plain[:, kept] = w[:, kept]
 
+        def whole(weights: torch.Tensor) -> torch.Tensor:
+            return weights if lanes is None else mixed(lanes, full, weights)
+
         def error(weights: torch.Tensor) -> float:
-            own = held.normal.error(weights) if held.rows is None else held.rows.error(weights)
+            own = held.normal.error(weights) if held.rows is None else held.rows.error(whole(weights))
             return float((own * scale.square()).sum())
 
         before = error(plain)
@@ -177,14 +192,20 @@ class Refitting:
             weights = solve(fit.rows.retargeted(fit.normal, weights), w, kept, ridge)
             if (found := error(weights)) < lowest:
                 best, lowest = weights, found
-        for name, array in change(self.graph, reading, best - w).items():
+        for name, array in change(self.graph, reading, whole(best) - full).items():
             self.changed[name] = array
             self.student.replace(name, array)
         return Refit(reading, w.shape[1], len(kept), before, lowest, ridge)
 
-    def _choose(self, reading: Reading, normal: Normal, w: torch.Tensor, scale: torch.Tensor) -> None:
+    def _choose(self, reading: Reading, normal: Normal, energy: float) -> None:
         """Which units of an open group go, by the student's own Gram."""
-        for name in reading.units.keys() & self.plan.open.keys():
+        names = reading.units.keys() & self.plan.open.keys()
+        if not names:
+            return
+        w, scale = weighed(self.graph, reading, energy, self.student.device)
+        if reading.lanes is not None:
+            normal = replace(normal, b=normal.b @ w[:, : len(reading.lanes)])
+        for name in names:
             rows = torch.from_numpy(reading.units[name]).to(w.device)
             one = reader(normal, w, rows, ORDER_RIDGE, scale)
             self.plan.ranked[name] = order([one], len(rows), self.plan.open.pop(name))

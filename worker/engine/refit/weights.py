@@ -9,18 +9,20 @@ import torch
 
 from worker.engine.graph import Array, Graph
 from worker.engine.observe import Float
+from worker.engine.refit.lanes import root
 from worker.engine.refit.readings import Reading
 
 
 def matrix(graph: Graph, reading: Reading) -> torch.Tensor:
-    """(blocks, features, outputs)."""
+    """(blocks, features, outputs), in single precision where they are many."""
     linear, bias = reading.linear, reading.tail.bias
-    w = linear.matrix(torch.from_numpy(graph.constants[linear.weight].astype(np.float64)))
+    precision = np.float64 if reading.lanes is None else np.float32
+    w = linear.matrix(torch.from_numpy(graph.constants[linear.weight].astype(precision)))
     if not bias:
         return w
     row = torch.zeros(w.shape[0], 1, w.shape[2], dtype=w.dtype)
     if bias == linear.bias:
-        row += linear.bias_scale * torch.from_numpy(graph.constants[bias].astype(np.float64)).reshape(row.shape)
+        row += linear.bias_scale * torch.from_numpy(graph.constants[bias].astype(precision)).reshape(row.shape)
     return torch.cat([w, row], dim=1)
 
 
@@ -28,6 +30,15 @@ def judged_scale(reading: Reading, energy: float) -> torch.Tensor:
     """What turns a reading's outputs into what is judged, as a share of its size: (blocks, outputs)."""
     share = reading.tail.scale / np.sqrt(max(energy, np.finfo(np.float64).tiny))
     return torch.from_numpy(share).reshape(reading.linear.blocks, reading.linear.outputs)
+
+
+def weighed(graph: Graph, reading: Reading, energy: float, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights of features or lanes and the scale of their outputs, so that squares are shares of what is judged."""
+    w, scale = matrix(graph, reading).to(device), judged_scale(reading, energy).to(device)
+    if reading.lanes is None:
+        return w, scale
+    w = root(reading.lanes, w * scale[:, None, :].to(w.dtype), bool(reading.tail.bias))
+    return w, torch.ones_like(w[:, 0])
 
 
 def change(graph: Graph, reading: Reading, difference: torch.Tensor) -> dict[str, Array]:
