@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.accuracy_data import Material, material
+from benchmarks.papers.bench import input_file
 from benchmarks.rivals import pruned_by_onnxsim
-from benchmarks.zheng import input_file
 from schemas.report import Report
 from schemas.request import PruneRequest
 from worker.engine.run import Inputs, Limits, prune
