@@ -195,7 +195,8 @@ class Refitting:
         for name, array in change(self.graph, reading, whole(best) - full).items():
             self.changed[name] = array
             self.student.replace(name, array)
-        return Refit(reading, w.shape[1], len(kept), before, lowest, ridge)
+        lost = (w.shape[1] - len(kept)) * (1 if lanes is None else lanes.shape[1])
+        return Refit(reading, full.shape[1], full.shape[1] - lost, before, lowest, ridge)
 
     def _choose(self, reading: Reading, normal: Normal, energy: float) -> None:
         """Which units of an open group go, by the student's own Gram."""
