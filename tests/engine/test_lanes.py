@@ -138,6 +138,18 @@ def test_costs_are_those_of_all_taps_and_outputs(name: str, tmp_path: Path, monk
     assert compared > 0
 
 
+def test_an_operator_that_gives_nothing_has_no_cost_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its share of what is judged is one by nearly nothing."""
+    proto = nets.cnn()
+    set_weight(proto, "c2.weight", {(): 0.0})
+    set_weight(proto, "c2.bias", {(): 0.0})
+    monkeypatch.setattr(wide, "MOST_FEATURES", NETS["taps and places"][1])
+    dissected = dissect(proto, tmp_path, samples=50)
+    assert [0.0] * 5 == [cost for _, cost in dissected.evidence["c1"].eliminated]
+
+
 def test_a_copied_channel_goes_first_and_without_a_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     proto = nets.cnn()
     for name in ("c1.weight", "c1.bias", "n1.scale", "n1.shift", "n1.mean", "n1.var"):

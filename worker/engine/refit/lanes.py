@@ -57,10 +57,13 @@ def mixed(lanes: Points, w: torch.Tensor, mixing: torch.Tensor) -> torch.Tensor:
     return found
 
 
-def root(lanes: Points, w: torch.Tensor, constant: bool) -> torch.Tensor:
-    """A matrix (blocks, lanes and the constant, lanes) that is to the lanes' costs what all taps and outputs are: its
-    products of rows are theirs."""
-    own = w[:, torch.from_numpy(lanes).to(w.device)].flatten(2)
+def root(lanes: Points, w: torch.Tensor, scale: torch.Tensor, constant: bool) -> torch.Tensor:
+    """A matrix (blocks, lanes and the constant, lanes) that is to the lanes' costs what all taps and outputs times
+    their scale (blocks, outputs) are: its products of rows are theirs."""
+    tiny = torch.finfo(w.dtype).tiny
+    levels = w.abs().max().clamp_min(tiny), scale.abs().max().clamp_min(tiny)  # squares are to stay numbers
+    scaled = w / levels[0] * (scale / levels[1]).to(w.dtype)[:, None, :]
+    own = scaled[:, torch.from_numpy(lanes).to(w.device)].flatten(2)
     values, vectors = torch.linalg.eigh((own @ own.transpose(1, 2)).to(torch.float64))
-    found = vectors * values.clamp_min(0.0).sqrt()[:, None, :]
+    found = vectors * values.clamp_min(0.0).sqrt()[:, None, :] * (levels[0].to(torch.float64) * levels[1])
     return torch.cat([found, found.new_zeros(len(found), int(constant), len(lanes))], dim=1)

@@ -25,5 +25,5 @@ def some_of(places: tuple[int, int], rows: int, generator: torch.Generator) -> S
     """Places of one batch that together give about so many rows; None for all. `places`: how many there are, and how
     many rows each gives."""
     count, each = places
-    wanted = -(-rows // max(each, 1))
+    wanted = -(-max(rows, 1) // max(each, 1))
     return None if wanted >= count else torch.randperm(count, generator=generator)[:wanted]

@@ -37,7 +37,7 @@ def weighed(graph: Graph, reading: Reading, energy: float, device: str) -> tuple
     w, scale = matrix(graph, reading).to(device), judged_scale(reading, energy).to(device)
     if reading.lanes is None:
         return w, scale
-    w = root(reading.lanes, w * scale[:, None, :].to(w.dtype), bool(reading.tail.bias))
+    w = root(reading.lanes, w, scale, bool(reading.tail.bias))
     return w, torch.ones_like(w[:, 0])
 
 
