@@ -111,7 +111,7 @@ class Net:
     def orders(self, criterion: CriterionBase) -> Orders:
         """Groups that the criterion has no say on are left out."""
         passed = passed_over(criterion, self.evidence)  # type: ignore[arg-type]  # one of the union
-        judge = ranking(criterion)  # type: ignore[arg-type]
+        judge = ranking(criterion)  # type: ignore[arg-type]  # as above
         found = {}
         for name, one in self.evidence.items():
             if name not in passed:

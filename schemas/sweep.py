@@ -6,6 +6,7 @@ they must share: the model is loaded, analysed and run on the data once for all 
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,7 +39,7 @@ class Planned:
     request: PruneRequest
 
 
-class _Many(Strict):
+class _Many(Strict, ABC):
     """What a sweep and a comparison have in common."""
 
     base: Options = Field(default_factory=dict, description="Options of POST /prune that all points share.")
@@ -52,9 +53,9 @@ class _Many(Strict):
         default="best", description="The models that are kept as files: of all points, of the best one, or none."
     )
 
+    @abstractmethod
     def _apart(self) -> Iterator[tuple[str, str, Options]]:
         """Label, series and settings of each point."""
-        raise NotImplementedError
 
     @cached_property
     def plan(self) -> tuple[Planned, ...]:
