@@ -111,7 +111,7 @@ def test_exact_changes_are_those_of_whole_masked_models(name: str, tmp_path: Pat
         want = [one.naive(group, [unit]) - one.naive(group, []) for unit in units]
         assert np.abs(want).max() > 1e-5
         np.testing.assert_allclose(opened.changes(units), want, atol=1e-6)
-        for gone in (1, 3):  # the third of a quarter makes the last layer drop what is closed
+        for gone in (1, 3):  # the last layer drops what is closed
             opened.close(gone)
         left = np.setdiff1d(units, [1, 3])
         want = [one.naive(group, [1, 3, unit]) - one.naive(group, [1, 3]) for unit in left]
@@ -131,6 +131,22 @@ def test_a_removal_that_turns_sure_answers_round_is_exact_too(size: float, form:
     want = np.array([one.naive(group, [unit]) - one.naive(group, []) for unit in range(group.units)])
     assert np.abs(want).max() > 0.5
     np.testing.assert_allclose(opened.changes(np.arange(group.units)), want, atol=1e-6, rtol=1e-6)
+
+
+def test_logarithms_are_taken_of_as_many_at_once_as_are_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = subject(tmp_path, mlp())
+    group = one.analysis.groups[-1]
+    units = np.arange(group.units)
+    found = one.look.open(group)
+    assert isinstance(found.trials, trials.LastLayer)
+    moved = torch.full((3, 48), 1e-6)
+    found.trials.steepest = 14.0  # exp(14) is more than 1e6: four at once, not eight
+    np.testing.assert_allclose(found.trials._logs(moved.clone()).numpy(), 48 * np.log(1e-6), rtol=1e-6)
+    monkeypatch.setattr(trials, "STEEPEST", 1e3)
+    assert np.isneginf(found.trials._logs(moved).numpy()).all()
+    assert np.isfinite(one.look.open(group).changes(units)).all()
 
 
 def test_a_change_at_another_unit_is_noticed(tmp_path: Path) -> None:

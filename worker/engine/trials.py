@@ -11,7 +11,7 @@ whose exponentials stay the same, whatever was taken before: they are computed o
 so that nothing cancels where a removal turns a sure answer round.
 """
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -32,6 +32,7 @@ Units = npt.NDArray[np.int64]
 CHUNK = 1 << 22  # numbers in the widest value of a batch of trials: larger ones leave the processor's cache
 TABLE_BYTES = 1 << 28  # of the exponentials that the last layer keeps
 STEEP = 30.0  # exp of more, times a small probability, loses what single precision holds
+STEEPEST = 80.0  # exp of it is still a number, and of its negative, too
 SAMPLES = 2048  # of the table at once
 Losses = Callable[..., torch.Tensor]
 
@@ -144,51 +145,72 @@ class RankOne:
 
 
 class LastLayer:
-    """The reader's output is what the cross-entropy takes. `holds` where the table fits and is not too steep."""
+    """The reader's output is what the cross-entropy takes. `holds` where the table fits and is not too steep.
+
+    What was closed stays closed: the scores follow one removal after the other, and the table gives up its units."""
 
     def __init__(self, loss: Loss, reach: Reach, group: Group, product: Product, batches: Iterable[Batch]) -> None:
-        self.product, self.units = product, np.arange(group.units)  # of the table, in order
+        self.product, self.place = product, np.arange(group.units)  # of each unit in the table
+        self.units = self.place.copy()  # of the table, in order
         self.table: list[torch.Tensor] = []  # exp(-a w): (outputs, units, samples)
         self.holds = isinstance(batches, list) and loss.axis == 1
         if not self.holds:
             return
         outs = [reach.computed([product.op], batch.values, {}, product.out) for batch in batches]
-        self.scores = torch.cat([out[: batch.count] for out, batch in zip(outs, batches, strict=True)])
+        scores = torch.cat([out[: batch.count] for out, batch in zip(outs, batches, strict=True)])
+        self.holds = scores.ndim == 2 and scores.numel() * group.units * 4 <= TABLE_BYTES
+        if not self.holds:
+            return
+        self.scores = scores.T.to(torch.float64).contiguous()  # (outputs, samples)
         self.acts = torch.cat([product.read(batch)[: batch.count] for batch in batches])
-        target = torch.cat([batch.target[: batch.count] for batch in batches])
-        self.holds = self.scores.ndim == 2 and self.scores.numel() * group.units * 4 <= TABLE_BYTES
         self.slope = torch.zeros(group.units, dtype=torch.float64)
+        self.steepest = 0.0
+        target = torch.cat([batch.target[: batch.count] for batch in batches])
         everyone = torch.arange(group.units, device=self.acts.device)
         for acts, wanted in zip(torch.split(self.acts, SAMPLES), torch.split(target, SAMPLES), strict=True):
+            given = product.of(acts, everyone).permute(2, 0, 1).contiguous()  # (outputs, units, samples)
+            self.steepest = max(self.steepest, float(given.abs().max()))
+            self.holds = self.steepest < STEEP
             if not self.holds:
                 return
-            given = product.of(acts, everyone).permute(2, 0, 1).contiguous()  # (outputs, units, samples)
-            self.holds = float(given.abs().max()) < STEEP
             self.slope += (given * wanted.T.unsqueeze(1)).sum(dim=(0, 2), dtype=torch.float64).cpu()
-            self.table.append(torch.exp(-given))
+            self.table.append(given.neg_().exp_())
 
     def changes(self, units: Units, closed: Sequence[int]) -> Float:
-        self._forget(set(closed))
-        gone = torch.tensor(list(closed), dtype=torch.int64, device=self.acts.device)
-        less = self.acts[:, self.product.index[gone].ravel()] @ self.product.rows[gone].flatten(0, 1)
-        chances = torch.softmax(self.scores - less, dim=1).T.contiguous()  # (outputs, samples)
+        for unit in set(closed).intersection(self.units.tolist()):
+            self._close(unit)
+        chances = torch.softmax((self.scores - self.scores.amax(dim=0)).to(torch.float32), dim=0)
         total = torch.zeros(len(self.units), dtype=torch.float64)
         for table, p in zip(self.table, torch.split(chances, SAMPLES, dim=1), strict=True):
-            moved = table[0] * p[0]
-            for row, chance in zip(table[1:], p[1:], strict=True):
+            left = table[:, : len(self.units)]
+            moved = left[0] * p[0]
+            for row, chance in zip(left[1:], p[1:], strict=True):
                 moved.addcmul_(row, chance)
-            total += (moved.log_() - p.sum(dim=0).log()).sum(dim=1, dtype=torch.float64).cpu()
-        place = np.searchsorted(self.units, units)
-        change: Float = ((total + self.slope[self.units])[place] / len(self.acts)).numpy()
+            total += self._logs(moved).cpu()
+        # In single precision probabilities add up to 1 and a trifle, whose logarithm is that trifle.
+        total -= float((chances.sum(dim=0) - 1).sum(dtype=torch.float64))
+        change: Float = ((total + self.slope[self.units])[self.place[units]] / len(self.acts)).numpy()
         return change
 
-    def _forget(self, closed: Set[int]) -> None:
-        """Drop what nobody will ask for again, once that is a quarter: dropping copies the rest."""
-        kept = np.array([unit not in closed for unit in self.units])
-        if kept.sum() * 4 > 3 * len(kept):
-            return
-        self.units = self.units[kept]
-        self.table = [table[:, torch.from_numpy(kept)] for table in self.table]
+    def _logs(self, moved: torch.Tensor) -> torch.Tensor:
+        """The summed logarithms of each row, of products of as many numbers as stay within single precision."""
+        most = self.steepest
+        while moved.shape[1] % 2 == 0 and 2 * most < STEEPEST:
+            most *= 2
+            half = moved.shape[1] // 2
+            moved = moved[:, :half].mul_(moved[:, half:])
+        return moved.log().sum(dim=1, dtype=torch.float64)
+
+    def _close(self, unit: int) -> None:
+        """The last unit of the table takes its place."""
+        product = self.product
+        self.scores -= product.rows[unit].T @ self.acts[:, product.index[unit]].T
+        place, last = self.place[unit], len(self.units) - 1
+        for table in self.table:
+            table[:, place] = table[:, last]
+        self.units[place] = self.units[last]
+        self.place[self.units[last]] = place
+        self.units = self.units[:last]
 
 
 def _tried(lost: Losses, ways: tuple[torch.Tensor, ...], base: torch.Tensor, widest: int) -> Float:
