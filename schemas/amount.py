@@ -36,7 +36,9 @@ class Amount(Strict):
     keep_file_bytes: Share | None = Field(default=None, description="Keep this share of the file, as estimated.")
     keep_peak_ram: Share | None = Field(default=None, description="Keep this share of the most RAM for activations.")
     keep_latency: Share | None = Field(
-        default=None, description="Keep this share of the latency, as estimated from each operator's part of it."
+        default=None,
+        description="Keep this share of the latency where the job runs, as estimated from each operator's part of it. "
+        "The time that a target would take follows the MACs.",
     )
     search: Literal[True] | None = Field(
         default=None,

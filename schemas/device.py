@@ -86,6 +86,11 @@ class Fit(DevicePart):
     why: tuple[str, ...] = Field(description="What is missing, by how many bytes; empty where it fits.")
     speed: tuple[Speed, ...] = Field(description="fp32, and int8 where the model is quantised.")
 
+    @property
+    def milliseconds(self) -> float | None:
+        """The estimate in the arithmetic that the model is in."""
+        return self.speed[-1].milliseconds if self.speed else None
+
 
 class DeviceFit(DevicePart):
     """Both models on one device."""

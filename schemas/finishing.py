@@ -1,11 +1,11 @@
 """What may follow the cut: training against the uploaded model, and rounding to eight bits. Both need no labels.
 
-In: nothing. Out: the options `distill` and `quantize`.
+In: nothing. Out: the options `distill` and `quantize`, as objects or in short: `true`, `"int8"`. Refused: other words.
 """
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from schemas.strict import Strict
 
@@ -36,3 +36,25 @@ class Quantize(Strict):
         default="minmax",
         description="The range of an activation: all values, or all but one in a hundred thousand at either end.",
     )
+
+
+def _in_full(raw: Any) -> Any:
+    """An object for `true`, nothing for `false`."""
+    if isinstance(raw, bool):
+        return {} if raw else None
+    if isinstance(raw, str):
+        raise ValueError("give true or an object, such as {}")
+    return raw
+
+
+def _quantize_in_full(raw: Any) -> Any:
+    """The only arithmetic that there is may be named."""
+    if isinstance(raw, str) and raw != "int8":
+        raise ValueError('give "int8", true or an object, such as {}')
+    return _in_full({} if raw == "int8" else raw)
+
+
+Distilling = Annotated[Distill | None, BeforeValidator(_in_full, json_schema_input_type=Distill | bool | None)]
+Quantizing = Annotated[
+    Quantize | None, BeforeValidator(_quantize_in_full, json_schema_input_type=Quantize | Literal["int8"] | bool | None)
+]

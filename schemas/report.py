@@ -216,7 +216,8 @@ class SearchPoint(ReportPart):
     file_bytes: int = Field(description="Estimated.")
     flash_bytes: int
     peak_ram_bytes: int
-    latency_ms: float
+    latency_ms: float = Field(description="Measured where the job ran.")
+    target_ms: float | None = Field(default=None, description="Estimated for the target, where it states a speed.")
     score: float | None
     drop: float | None = Field(description="Of the score, against the uploaded model on the same samples.")
     broken: tuple[str, ...] = Field(description="The constraints that it does not meet.")

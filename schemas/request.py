@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from schemas.amount import Amount
 from schemas.criteria import CRITERIA, Criterion, CriterionBase, Obs, with_name
 from schemas.device import CustomTarget, Processor, target_named
-from schemas.finishing import Distill, Quantize
+from schemas.finishing import Distilling, Quantizing
 from schemas.parse import parse
 from schemas.strict import Strict
 
@@ -73,7 +73,8 @@ class Constraints(Strict):
     max_latency_ms: float | None = Field(
         default=None,
         gt=0,
-        description="Measured in onnxruntime, one thread, where the job runs; not the time that a target would take.",
+        description="With a `target` the estimate for it, from its rate of MACs; without one measured in onnxruntime, "
+        "one thread, where the job runs.",
     )
     fits_target: bool = Field(
         default=False, description="It fits the memories of `target`, which runs all its operators."
@@ -124,11 +125,14 @@ class PruneRequest(Strict):
     )
     evaluation: Evaluation = Field(default_factory=Evaluation, description="How accuracy is measured.")
     constraints: Constraints = Field(default_factory=Constraints, description="What the result must satisfy.")
-    distill: Distill | None = Field(
-        default=None, description="Train what is left towards the uploaded model, without labels; by default not."
+    distill: Distilling = Field(
+        default=None,
+        description="Train what is left towards the uploaded model, without labels; by default not. `true` is `{}`.",
     )
-    quantize: Quantize | None = Field(
-        default=None, description="Round the result to eight bits; by default not. The float model stays an artifact."
+    quantize: Quantizing = Field(
+        default=None,
+        description='Round the result to eight bits; by default not. The float model stays an artifact. `"int8"` and '
+        "`true` are `{}`.",
     )
     sparse_output: bool = Field(
         default=False,
@@ -206,6 +210,11 @@ class PruneRequest(Strict):
             raise ValueError("sparse_output stores floating-point weights; leave quantize out")
         if self.constraints.fits_target and self.target is None:
             raise ValueError('constraints.fits_target needs a target, such as "stm32f4"; see GET /targets')
+        if self.constraints.max_latency_ms is not None and _states_no_speed(self.target):
+            raise ValueError(
+                "constraints.max_latency_ms is about the target, which states no speed; give its clock_hz and "
+                "macs_per_cycle, or leave one of the two out"
+            )
         if self.share_out == "error" and not self.criterion.comparable():
             raise ValueError(
                 f"the scores of criterion {self.criterion.name!r} do not compare across groups; use share_out: "
@@ -239,6 +248,10 @@ class PruneRequest(Strict):
         if finishing:
             return f"{' and '.join(finishing)} work{'s' if len(finishing) == 1 else ''} with calibration samples"
         return f"criterion {self.criterion.name!r} with compensation {self.compensation!r} looks at data"
+
+
+def _states_no_speed(target: str | CustomTarget | None) -> bool:
+    return isinstance(target, CustomTarget) and (target.clock_hz is None or target.macs_per_cycle is None)
 
 
 def _asks_for_a_fit(raw: Mapping[str, Any], criterion: CriterionBase) -> bool:

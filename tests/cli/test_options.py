@@ -27,6 +27,10 @@ def test_a_text_that_is_not_json_is_itself() -> None:
     assert 0.5 == request.amount.share
 
 
+def test_finishing_can_be_asked_for_in_a_word() -> None:
+    assert gather(None, ["quantize={}", "distill={}"]) == gather(None, ["quantize=int8", "distill=true"])
+
+
 def test_order_does_not_matter_within_an_object() -> None:
     given = ["amount.remove_units=0.5", "criterion.norm=l1", "criterion.name=magnitude"]
     assert gather(None, given) == gather(None, given[::-1])

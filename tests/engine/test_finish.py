@@ -64,6 +64,31 @@ def test_zeros_stay_zero_through_training(tmp_path: Path) -> None:
     assert dense.after.accuracy != trained.after.accuracy
 
 
+@pytest.mark.parametrize(("step", "short"), [("quantize", "int8"), ("quantize", True), ("distill", True)])
+def test_a_step_may_be_asked_for_in_a_word(step: str, short: object) -> None:
+    assert parse_options({step: {}}) == parse_options({step: short})
+    assert parse_options({}) == parse_options({step: False})
+
+
+def test_the_word_makes_the_same_bytes(tmp_path: Path) -> None:
+    one, other = tmp_path / "a", tmp_path / "b"
+    one.mkdir()
+    other.mkdir()
+    word, whole = finished(one, {"quantize": "int8"}), finished(other, {"quantize": {}})
+    assert word.provenance.artifact_sha256 == whole.provenance.artifact_sha256
+    assert word.options == whole.options
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"quantize": "int4"}, 'give "int8", true or an object'), ({"distill": "yes"}, "give true or an object")],
+)
+def test_another_word_is_refused(options: dict[str, object], said: str) -> None:
+    with pytest.raises(EspalierError) as caught:
+        parse_options(options)
+    assert said in caught.value.failure.detail
+
+
 @pytest.mark.parametrize("step", ["distill", "quantize"])
 def test_a_step_needs_samples(step: str, tmp_path: Path) -> None:
     with pytest.raises(EspalierError) as caught:

@@ -67,12 +67,45 @@ def test_eight_bits_fit_where_floats_do_not(tmp_path: Path) -> None:
     assert floats.after.macs < eight.after.macs
 
 
+SLOW = {"flash_bytes": 1_000_000, "ram_bytes": 1_000_000, "clock_hz": 1_000_000, "macs_per_cycle": 0.1}
+
+
+def test_with_a_target_a_latency_is_the_target_s(tmp_path: Path) -> None:
+    whole = found(tmp_path / "whole", {"amount": {"keep_macs": 0.95}}).before
+    there = 1000 * whole.macs / (0.1 * 1_000_000)
+    report = found(tmp_path / "fits", {"target": SLOW, "constraints": {"max_latency_ms": 0.7 * there}})
+    assert report.search is not None
+    assert report.verdict.met
+    (point,) = report.search.points
+    assert point.target_ms is not None
+    assert 0.5 * there < point.target_ms <= 0.7 * there
+    assert report.after.macs <= 0.7 * whole.macs
+    assert "time on custom, estimated" in (tmp_path / "fits" / "report.md").read_text()
+
+
+def test_eight_bits_are_timed_by_their_own_rate(tmp_path: Path) -> None:
+    whole = found(tmp_path / "whole", {"amount": {"keep_macs": 0.95}}).before
+    limit = {"target": "rp2040", "constraints": {"max_latency_ms": 1000 * whole.macs / (0.05 * 133e6)}}
+    floats, eight = found(tmp_path / "a", limit), found(tmp_path / "b", {**limit, "quantize": "int8"})
+    assert floats.after.macs < eight.after.macs == whole.macs
+    assert floats.verdict.met
+    assert eight.verdict.met
+
+
+def test_a_verdict_on_latency_says_whose_it_is(tmp_path: Path) -> None:
+    given = {"amount": {"keep_macs": 0.9}, "constraints": {"max_latency_ms": 1e-6}}
+    (there,) = found(tmp_path / "a", {**given, "target": "rp2040"}).verdict.broken
+    (here,) = found(tmp_path / "b", given).verdict.broken
+    assert ("estimated for rp2040" in there, "measured" in here) == (True, True)
+
+
 @pytest.mark.parametrize(
     "options",
     [
         {"target": {"flash_bytes": 20, "ram_bytes": 10_000}},
         {"constraints": {"max_accuracy_drop": 0.001, "max_macs": 900}},
         {"constraints": {"max_latency_ms": 0.000_001}},
+        {"target": "rp2040", "constraints": {"max_latency_ms": 0.000_001}},
     ],
 )
 def test_what_nothing_fulfils_is_said_with_the_nearest(options: dict[str, object], tmp_path: Path) -> None:
@@ -105,6 +138,7 @@ def test_where_whatever_goes_costs_too_much_nothing_goes(tmp_path: Path) -> None
         ({"amount": {"threshold": True, "keep_macs": 0.5}}, "exactly one"),
         ({"constraints": {"max_macs": 10**400}}, "less than"),
         ({"target": {"flash_bytes": 10**400, "ram_bytes": 1}}, "less than"),
+        ({"target": {"flash_bytes": 10, "ram_bytes": 1}, "constraints": {"max_latency_ms": 1}}, "states no speed"),
     ],
 )
 def test_a_search_for_nothing_is_refused(options: dict[str, object], word: str) -> None:

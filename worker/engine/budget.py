@@ -15,6 +15,7 @@ from schemas.amount import KeepKind
 from schemas.errors import EspalierError
 from worker.engine import arena, cost
 from worker.engine.axes import Group
+from worker.engine.devices import is_int8
 from worker.engine.graph import Graph
 from worker.engine.ops.rule import ShapeOf
 from worker.engine.ties import Seen
@@ -44,6 +45,10 @@ class Quantities:
     overhead: int
     milliseconds: Callable[[], Mapping[int, float]]
     eight_bits: bool = False
+
+    def int8(self) -> bool:
+        """Whether the result multiplies integers."""
+        return self.eight_bits or is_int8(self.graph)
 
     def of(self, kind: KeepKind, lost: Lost) -> float:
         after = cost.shapes_after(self.seen, cost.axes_gone(self.groups, lost))

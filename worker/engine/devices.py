@@ -39,8 +39,8 @@ def devices(
     int8 = is_int8(graph)
     then = int8 or quantized
     asked = None
-    if target is not None:
-        device = TARGETS[target] if isinstance(target, str) else target
+    device = named(target)
+    if device is not None:
         asked = TargetFit(
             device=device.name if isinstance(device, DeviceProfile) else "custom",
             before=fit(device, before, int8),
@@ -54,6 +54,11 @@ def devices(
         for name, one in TARGETS.items()
     )
     return Devices(target=asked, profiles=tuple(every))
+
+
+def named(target: str | CustomTarget | None) -> Device | None:
+    """The device that a request means."""
+    return TARGETS[target] if isinstance(target, str) else target
 
 
 def unfinished(processor: Processor) -> Compiled:
@@ -87,6 +92,11 @@ def _speeds(device: Device, macs: int, int8: bool) -> Iterator[Speed]:
     yield _speed("fp32", macs, device.macs_per_cycle.fp32, device.clock_hz)
     if int8:
         yield _speed("int8", macs, device.macs_per_cycle.int8, device.clock_hz)
+
+
+def speed(device: Device, macs: int, int8: bool) -> Speed | None:
+    """In the arithmetic that the model is in; nothing where the device states no rate."""
+    return next(reversed(tuple(_speeds(device, macs, int8))), None)
 
 
 def _speed(arithmetic: str, macs: int, rate: float, clock_hz: int) -> Speed:

@@ -324,11 +324,16 @@ def verdict(constraints: Constraints, before: Side, after: Side, target: TargetF
         ("max_parameters", constraints.max_parameters, after.parameters),
         ("max_macs", constraints.max_macs, after.macs),
         ("max_peak_ram_bytes", constraints.max_peak_ram_bytes, after.peak_ram_bytes),
-        ("max_latency_ms", constraints.max_latency_ms, after.latency_ms),
     )
     broken = [
         f"{name}: {got:,} is more than {limit:,}" for name, limit, got in limits if limit is not None and got > limit
     ]
+    if constraints.max_latency_ms is not None:
+        estimate = None if target is None else target.after.milliseconds
+        took = after.latency_ms if estimate is None else estimate
+        where = "measured" if target is None else f"estimated for {target.device}"
+        if took > constraints.max_latency_ms:
+            broken.append(f"max_latency_ms: {took:,.6g}, {where}, is more than {constraints.max_latency_ms:,}")
     drop, least = constraints.max_accuracy_drop, constraints.min_accuracy
     if drop is not None or least is not None:
         if before.accuracy is None or after.accuracy is None:

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from schemas.amount import Amount, KeepKind
-from schemas.device import TARGETS, CustomTarget, DeviceProfile
 from schemas.errors import EspalierError
 from schemas.report import Report, Score, SearchPoint, SearchReport
 from schemas.request import PruneRequest
-from worker.engine import arena, cost, evaluate
+from worker.engine import arena, cost, devices, evaluate
 from worker.engine.budget import Quantities
 from worker.engine.criteria.evidence import Evidence
 from worker.engine.data import Split
@@ -69,14 +68,18 @@ class _Search:
         after = cost.shapes_after(self.subject.analysis.ties.seen, cost.axes_gone(self.subject.groups, lost))
         first, score, latency = self._judged(work)
         drop = None if first is None or score is None else first.score - score.score
+        macs = sum(cost.macs_by_op(self.subject.graph, after).values())
+        device = devices.named(self.subject.request.target)
+        there = None if device is None else devices.speed(device, macs, self.sizes.int8())
         point = SearchPoint(
             amount=amount,
             parameters=cost.parameters(self.subject.graph, after),
-            macs=sum(cost.macs_by_op(self.subject.graph, after).values()),
+            macs=macs,
             file_bytes=round(self.sizes.of("keep_file_bytes", lost)),
             flash_bytes=self.sizes.weight_bytes(after),
             peak_ram_bytes=arena.peak_ram_bytes(self.subject.graph, self.sizes.deployed(), after),
             latency_ms=latency,
+            target_ms=None if there is None else there.milliseconds,
             score=None if score is None else score.score,
             drop=drop,
             broken=(),
@@ -103,7 +106,7 @@ class _Search:
             ("max_parameters", asked.max_parameters, point.parameters),
             ("max_macs", asked.max_macs, point.macs),
             ("max_peak_ram_bytes", asked.max_peak_ram_bytes, point.peak_ram_bytes),
-            ("max_latency_ms", asked.max_latency_ms, point.latency_ms),
+            ("max_latency_ms", asked.max_latency_ms, took(point)),
             ("max_accuracy_drop", asked.max_accuracy_drop, point.drop),
             ("flash of the target", flash, point.flash_bytes),
             ("RAM of the target", ram, point.peak_ram_bytes),
@@ -114,11 +117,14 @@ class _Search:
         return broken
 
 
+def took(point: SearchPoint) -> float:
+    """What a limit on the latency is about."""
+    return point.latency_ms if point.target_ms is None else point.target_ms
+
+
 def memories(request: PruneRequest) -> tuple[int | None, int | None]:
     """Flash and RAM of the target."""
-    device: DeviceProfile | CustomTarget | None = (
-        TARGETS[request.target] if isinstance(request.target, str) else request.target
-    )
+    device = devices.named(request.target)
     return (None, None) if device is None else (device.flash_bytes, device.ram_bytes)
 
 
@@ -161,12 +167,18 @@ def _limits(request: PruneRequest, sizes: Quantities) -> dict[KeepKind, float]:
         one for one in (asked.max_file_bytes, None if flash is None else flash + sizes.overhead) if one is not None
     ]
     rams = [one for one in (asked.max_peak_ram_bytes, ram) if one is not None]
+    device = devices.named(request.target)
+    measured, macs = asked.max_latency_ms, [] if asked.max_macs is None else [float(asked.max_macs)]
+    if device is not None and measured is not None:
+        second = devices.speed(device, 1, sizes.int8())
+        assert second is not None, "the request's validator asks for a speed"
+        macs, measured = [*macs, measured / second.milliseconds], None
     found: dict[KeepKind, float | None] = {
         "keep_file_bytes": min(files, default=None),
         "keep_peak_ram": min(rams, default=None),
         "keep_parameters": asked.max_parameters,
-        "keep_macs": asked.max_macs,
-        "keep_latency": asked.max_latency_ms,
+        "keep_macs": min(macs, default=None),
+        "keep_latency": measured,
     }
     return {kind: float(limit) for kind, limit in found.items() if limit is not None and sizes.of(kind, {}) > limit}
 
@@ -177,8 +189,8 @@ def _fitting(trip: _Search, shares: Mapping[KeepKind, float]) -> Point:
         for _ in range(ATTEMPTS):
             point = trip.visit(shares)
             limit = trip.subject.request.constraints.max_latency_ms
-            if limit is None or point.seen.latency_ms <= limit:
-                break
+            if limit is None or took(point.seen) <= limit or point.seen.target_ms is not None:
+                break  # what is estimated is met at once
             shares = {**shares, "keep_latency": shares.get("keep_latency", 1.0) * 0.95 * limit / point.seen.latency_ms}
     except EspalierError as error:
         if error.failure.code != "amount_unreachable":
@@ -231,7 +243,7 @@ def _infeasible(trip: _Search, why: str) -> EspalierError:
     lost = "" if near.drop is None else f", {100 * near.drop:.2f} points lost on the samples held back"
     detail = (
         f"the nearest of {len(trip.points)} visited takes {near.flash_bytes:,} bytes of flash, {near.peak_ram_bytes:,} "
-        f"of RAM, {near.macs:,} MACs and {near.latency_ms:.3g} ms{lost}; it does not meet {', '.join(near.broken)}"
+        f"of RAM, {near.macs:,} MACs and {took(near):.3g} ms{lost}; it does not meet {', '.join(near.broken)}"
     )
     return EspalierError("infeasible", f"{detail}. {why}".removesuffix(". "), where="/constraints")
 

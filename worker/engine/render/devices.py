@@ -141,5 +141,4 @@ def _memory(size: int | None) -> str:
 
 
 def _time(fit: Fit) -> str:
-    """The estimate in the arithmetic that the model is in: int8 where there is one."""
-    return numbers.milliseconds(fit.speed[-1].milliseconds) if fit.speed else "–"
+    return "–" if fit.milliseconds is None else numbers.milliseconds(fit.milliseconds)

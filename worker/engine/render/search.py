@@ -22,6 +22,13 @@ class SearchRow:
     outcome: str  # chosen, fits, or what it does not meet
 
 
+def search_time(report: Report) -> str:
+    """What the points' times are of."""
+    target = report.devices.target
+    estimated = report.search is not None and any(point.target_ms is not None for point in report.search.points)
+    return f"time on {target.device}, estimated" if target is not None and estimated else "latency"
+
+
 def search_rows(report: Report) -> tuple[SearchRow, ...]:
     """Nothing where the amount was given."""
     found = report.search
@@ -37,7 +44,7 @@ def search_rows(report: Report) -> tuple[SearchRow, ...]:
                 macs=numbers.count(point.macs),
                 flash=numbers.size(point.flash_bytes),
                 ram=numbers.size(point.peak_ram_bytes),
-                latency=numbers.milliseconds(point.latency_ms),
+                latency=numbers.milliseconds(point.latency_ms if point.target_ms is None else point.target_ms),
                 score="–" if point.score is None else f"{point.score:.4f}",
                 lost="–" if point.drop is None else f"{point.drop:.4f}",
                 outcome="chosen" if place == found.chosen else f"not {broken}" if broken else "fits",

@@ -29,7 +29,7 @@ from worker.engine.render.rows import (
     layer_rows,
     reason_rows,
 )
-from worker.engine.render.search import SearchRow, search_rows
+from worker.engine.render.search import SearchRow, search_rows, search_time
 from worker.engine.render.steps import StepRow, StorageRow, step_rows, storage_rows
 
 LAYERS_SHOWN = 200
@@ -61,6 +61,7 @@ class View:
     steps: tuple[StepRow, ...]
     storage: tuple[StorageRow, ...]
     search: tuple[SearchRow, ...]
+    search_time: str
     refits: tuple[Refit, ...]
     seconds: float
 
@@ -98,6 +99,7 @@ def view(report: Report) -> View:
         steps=step_rows(report),
         storage=storage_rows(report),
         search=search_rows(report),
+        search_time=search_time(report),
         refits=report.refits[:REFITS_SHOWN],
         seconds=sum(timing.seconds for timing in report.timings),
     )
