@@ -73,11 +73,17 @@ def penalty(normal: Normal, ridge: float) -> torch.Tensor:
     return found
 
 
+def raised(h: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The matrices with so much more on their diagonals, in place."""
+    h.diagonal(dim1=1, dim2=2).add_(weight)
+    return h
+
+
 def solve(normal: Normal, w: torch.Tensor, kept: torch.Tensor, ridge: float) -> torch.Tensor:
     """The weights on the kept features that meet the targets best, drawn towards `w` by the ridge: (blocks, features,
     outputs), zero on the others."""
     weight = penalty(normal, ridge)[:, kept]
-    h = normal.h[:, kept][:, :, kept] + torch.diag_embed(weight)
+    h = raised(normal.h[:, kept][:, :, kept], weight)
     b = normal.b[:, kept] + weight[:, :, None] * w[:, kept]
     found = torch.zeros_like(w)
     found[:, kept] = spd_solve(h, b)
@@ -85,15 +91,27 @@ def solve(normal: Normal, w: torch.Tensor, kept: torch.Tensor, ridge: float) -> 
 
 
 def spd_solve(h: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """h^-1 b of positive matrices; where one is not, numerically, its diagonal is raised until it is."""
-    lift = 0.0
+    """h^-1 b of positive matrices."""
+    return torch.cholesky_solve(b, _factor(h))
+
+
+def spd_inverse(h: torch.Tensor) -> torch.Tensor:
+    """h^-1 of positive matrices."""
+    return torch.cholesky_inverse(_factor(h))
+
+
+def _factor(h: torch.Tensor) -> torch.Tensor:
+    """The lower factors of positive matrices; where one is not, numerically, its diagonal is raised until it is."""
     level = h.diagonal(dim1=1, dim2=2).mean(dim=1).clamp_min(torch.finfo(h.dtype).tiny)
-    eye = torch.eye(h.shape[1], dtype=h.dtype, device=h.device)
+    lift, lifted = 0.0, h
+    factor: torch.Tensor
     while lift <= MOST_LIFT:
-        factor, info = torch.linalg.cholesky_ex(h + lift * level[:, None, None] * eye)
+        factor, info = torch.linalg.cholesky_ex(lifted)
         if not bool(info.any()):
-            return torch.cholesky_solve(b, factor)
+            return factor
         lift = max(10 * lift, 1e-12)
+        lifted = h.clone()
+        lifted.diagonal(dim1=1, dim2=2).add_(lift * level[:, None])
     raise _overflow()
 
 

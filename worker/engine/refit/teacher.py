@@ -33,8 +33,8 @@ class Sight:
     def reader(self) -> Reader:
         """A fresh start for elimination. The teacher's own output is the target: W is already the best there is."""
         w, scale = weighed(self.graph, self.reading, self.energy, str(self.normal.h.device))
-        taught = Normal(self.normal.h, self.normal.h @ w, self.normal.t, self.normal.constant)
-        return reader(taught, w, torch.from_numpy(self.rows).to(w.device), ORDER_RIDGE, scale)
+        rows = torch.from_numpy(self.rows).to(w.device)
+        return reader(self.normal, w, rows, ORDER_RIDGE, scale, taught=True)
 
 
 class _Watch:
