@@ -149,6 +149,14 @@ class Refit(ReportPart):
     ridge: float | None = Field(description="None: no fit was better, and the weights stay as they were.")
 
 
+class Unfitted(ReportPart):
+    """A layer that reads removed units and keeps the weights that it has for the others."""
+
+    layer: str
+    op_type: str
+    reason: str
+
+
 class Refusal(ReportPart):
     """Why something stays as it was."""
 
@@ -282,6 +290,10 @@ class Report(ReportPart):
     layers: tuple[LayerChange, ...]
     groups: tuple[GroupChange, ...]
     refits: tuple[Refit, ...] = Field(default=(), description="In the order of the walk from front to back.")
+    unfitted: tuple[Unfitted, ...] = Field(
+        default=(),
+        description="With compensation reconstruct: what reads removed units and could not be fitted, and why.",
+    )
     refusals: tuple[Refusal, ...]
     coverage: Coverage
     data: DataUse

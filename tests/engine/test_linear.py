@@ -48,7 +48,7 @@ def single(case: Case) -> onnx.ModelProto:
 def pieces(case: Case, folder: Path) -> tuple[Linear, Mapping[str, np.ndarray], torch.Tensor, torch.Tensor]:
     dissected = dissect(single(case), folder, samples=4)
     op = dissected.graph.ops[0]
-    linear = RULES[op.key].linear(op, dissected.analysis.ties.seen.shapes)
+    linear = RULES[op.key].linear(op, dissected.analysis.ties.seen.shapes, 1)
     assert linear is not None
     y = torch.from_numpy(run(dissected.loaded.proto, dissected.feeds)[0])
     return linear, dissected.graph.constants, torch.from_numpy(dissected.feeds["x"]), y
@@ -95,11 +95,11 @@ def test_a_unit_owns_the_features_that_vanish_with_it(name: str, axis: int, tmp_
     np.moveaxis(weight, axis, 0)[1] = 0.0
     lost = linear.matrix(torch.from_numpy(constants["w"] - weight)).abs().sum(dim=(0, 2)).nonzero().ravel()
     units = np.arange(weight.shape[axis])[:, None]
-    assert linear.rows_of(units)[1].tolist() == lost.tolist()
+    assert linear.rows_of(axis, units)[1].tolist() == lost.tolist()
 
 
 def test_what_is_no_such_map_says_so(tmp_path: Path) -> None:
-    turned = model([Node("Gemm", ["x", "w"], "y", {"transA": 1})], {"w": (5, 4)}, {"x": [5, 7]}, ["y"])
+    turned = model([Node("Gemm", ["x", "w"], "y", {"alpha": 0.0})], {"w": (5, 4)}, {"x": [7, 5]}, ["y"])
     dissected = dissect(turned, tmp_path)
     op = dissected.graph.ops[0]
-    assert RULES[op.key].linear(op, dissected.analysis.ties.seen.shapes) is None
+    assert RULES[op.key].linear(op, dissected.analysis.ties.seen.shapes, 1) is None

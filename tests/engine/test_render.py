@@ -20,12 +20,14 @@ from schemas.report import (
     LayerChange,
     Pair,
     Provenance,
+    Refit,
     Refusal,
     RegressionScore,
     Report,
     Score,
     Side,
     StageTiming,
+    Unfitted,
 )
 from schemas.request import PruneRequest, parse_options
 from worker.engine.render import numbers, render_html, render_markdown
@@ -114,6 +116,9 @@ def report(
         pairs=pairs,
     )
     refusal = Refusal(where=name, reason="operator_unknown", message=f"{name} is not known", parameters=1234)
+    refit = Refit(
+        layer=name, op_type="Conv", inputs_before=577, inputs_after=325, error_before=0.5, error_after=0.125, ridge=0.01
+    )
     nodes = (
         OperatorSupport(operator=name, nodes=2, supported=False, reason=f"{name} is unknown there"),
         OperatorSupport(operator="Conv", nodes=2, supported=True, reason=""),
@@ -148,6 +153,8 @@ def report(
         ),
         warnings=(f"something about {name}",),
         timings=(StageTiming(stage="load", seconds=0.1), StageTiming(stage="prove", seconds=0.3)),
+        refits=(refit,),
+        unfitted=(Unfitted(layer=name, op_type="Gemm", reason=f"{name} is read elsewhere"),),
         provenance=Provenance(
             model_sha256="a" * 64,
             external_sha256={name: "e" * 64},
@@ -219,6 +226,8 @@ def test_the_page_says_what_happened():
         "on 40 judged answers that pruning never saw",
         "features/conv_1 Conv 64 → 36 −43.8 % 20.5 k → 10.4 k 144 k → 81.0 k",
         "64 → 36 units 3 dead, 3 merged",
+        "features/conv_1 Conv 577 → 325 50.00 % 12.50 %",
+        "features/conv_1 Gemm features/conv_1 is read elsewhere",
         "1, 3, 5, 1001–1003",
         "1 0 7.2° merged",
         "0 10 90.0 % 70.0 % −20.0",
@@ -247,7 +256,7 @@ def test_hostile_names_do_not_escape_from_markdown():
     assert "://" not in outside
     assert not re.search(r"(?<!&)#12", outside)
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in text.splitlines() if line.startswith("| `")}
-    assert widths == {4, 5}
+    assert widths == {4, 5, 6}
 
 
 def test_the_escape_is_needed():

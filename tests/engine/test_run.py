@@ -15,7 +15,7 @@ from schemas.errors import EspalierError
 from schemas.job import Progress
 from schemas.report import ClassificationScore, FidelityScore, Report
 from schemas.request import Amount, Constraints, Evaluation, Preprocess, PruneRequest, Scope, parse_options
-from tests.engine.nets import balanced, cnn, feeds_for, mlp, reshaped_at_run_time, save
+from tests.engine.nets import ROW, Node, balanced, cnn, feeds_for, mlp, model, reshaped_at_run_time, save
 from worker.engine import surgery, verify
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.verify import verify_artifact
@@ -497,3 +497,15 @@ def test_an_artifact_that_does_not_load_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(EspalierError) as caught:
         verify_artifact(tmp_path / "broken.onnx")
     assert "artifact_rejected" == caught.value.code
+
+
+def test_a_bias_that_is_made_counts_in_the_budget(tmp_path: Path) -> None:
+    nodes = [Node("MatMul", ["x", "a"], "h"), Node("Sigmoid", ["h"], "r"), Node("MatMul", ["r", "b"], "y")]
+    proto = model(nodes, {"a": (12, 40), "b": (40, 30)}, ROW, ["y"])
+    report = job(tmp_path, {"amount": {"keep_parameters": 0.2}}, proto)
+    artifact = onnx.load(tmp_path / "artifact.onnx")
+    assert ["MatMul", "Sigmoid", "MatMul", "Add"] == [node.op_type for node in artifact.graph.node]
+    widths = {one.name: one.dims[-1] for one in artifact.graph.initializer}
+    assert 30 == widths["y.bias"]
+    # One unit more, and the weights alone would still have been within it.
+    assert report.after.parameters <= 0.2 * report.before.parameters < report.after.parameters - 30 + 2 * 42

@@ -24,6 +24,7 @@ Lost = Mapping[str, int]  # groups' names and how many units they lose
 BYTE = np.dtype(np.int8)
 ROUNDED = ("Conv", "Gemm", "MatMul")
 CHANNEL_BYTES, ACTIVATION_BYTES = 13, 5  # float scales, zero points of one byte and, of biases, of four
+BIAS_BYTES = 4
 PULL = 1e-6  # of all activations together: where two tensors are equally large, neither alone moves the peak
 NAMES: Mapping[KeepKind, str] = {
     "keep_macs": "MACs",
@@ -37,7 +38,8 @@ NAMES: Mapping[KeepKind, str] = {
 @dataclass(frozen=True, eq=False)
 class Quantities:
     """`overhead` are the bytes of the file that are no weights; `milliseconds` each operator's part of the latency;
-    `eight_bits`: the result will be rounded."""
+    `eight_bits`: the result will be rounded; `biases`: the values, and their axes, that may get a bias once units have
+    gone."""
 
     graph: Graph
     seen: Seen
@@ -45,6 +47,7 @@ class Quantities:
     overhead: int
     milliseconds: Callable[[], Mapping[int, float]]
     eight_bits: bool = False
+    biases: Sequence[tuple[str, tuple[int, ...]]] = ()
 
     def int8(self) -> bool:
         """Whether the result multiplies integers."""
@@ -56,13 +59,19 @@ class Quantities:
             case "keep_macs":
                 return float(sum(cost.macs_by_op(self.graph, after).values()))
             case "keep_parameters":
-                return float(cost.parameters(self.graph, after))
+                return float(cost.parameters(self.graph, after) + self._biases(after, lost))
             case "keep_file_bytes":
-                return float(self.overhead + self.weight_bytes(after))
+                return float(self.overhead + self.weight_bytes(after) + BIAS_BYTES * self._biases(after, lost))
             case "keep_peak_ram":
                 return self._ram(after)
             case "keep_latency":
                 return self._latency(after)
+
+    def _biases(self, after: ShapeOf, lost: Lost) -> int:
+        """The numbers of biases that the compensation may add."""
+        if not any(lost.values()):
+            return 0
+        return sum(prod(after(name)[axis] for axis in axes) for name, axes in self.biases)
 
     def weight_bytes(self, after: ShapeOf) -> int:
         """As they lie in flash and in the file."""

@@ -79,6 +79,7 @@ class Executor:
         self.graph = graph
         self.device = device
         self.fixed = {name: hold(array, device) for name, array in (constants or graph.constants).items()}
+        self.offsets: dict[str, torch.Tensor] = {}  # what is added to values that operators compute
         self._nodes: dict[int, ort.InferenceSession | ReferenceEvaluator] = {}
         self._reads = Counter(
             name for op in graph.ops for name in dict.fromkeys((*op.inputs, *op.captures)) if name not in graph.static
@@ -141,8 +142,14 @@ class Executor:
             walk.live.pop(name, None)
 
     def replace(self, name: str, array: Array) -> None:
-        """From now on a constant has another value. What was computed from it alone stays as it was."""
-        self.fixed[name] = hold(array, self.device)
+        """From now on a constant has another value, or something is added to a value that an operator computes. What
+        was computed from constants alone stays as it was."""
+        held = hold(array, self.device)
+        if name in self.graph.constants:
+            self.fixed[name] = held
+        else:
+            assert isinstance(held, torch.Tensor)
+            self.offsets[name] = held
 
     def _walk(
         self,
@@ -159,6 +166,8 @@ class Executor:
                 continue
             results = self._step(op, live, masks)
             for name, value in zip(op.outputs, results, strict=False):
+                if name in self.offsets:
+                    value = value + self.offsets[name]
                 if name in self.graph.static:
                     self.fixed[name] = value
                 elif name:

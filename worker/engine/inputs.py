@@ -99,7 +99,8 @@ def linear_of(layer: Layer, seen: Seen) -> Linear | None:
     op = layer.op
     if op.key not in MATRICES or op.inputs[1] not in seen.shapes or not op.inputs[0]:
         return None
-    linear = RULES[op.key].linear(op, seen.shapes)
+    turned = op.integer("transA", 0) or (op.key == "MatMul" and len(seen.shapes[op.inputs[1]]) > len("io"))
+    linear = None if turned else RULES[op.key].linear(op, seen.shapes, 1)
     whole = linear is not None and linear.blocks * linear.outputs * linear.features == prod(seen.shapes[op.inputs[1]])
     return linear if whole else None
 

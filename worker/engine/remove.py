@@ -20,8 +20,8 @@ from worker.engine.finish import PRUNED, write_model
 from worker.engine.graph import Array
 from worker.engine.inputs import LayerInputs, layer_inputs
 from worker.engine.observe import batches
-from worker.engine.refit.readings import readings
-from worker.engine.refit.reconstruct import Material, Rebuilt, most_samples, reconstruct
+from worker.engine.refit.readings import new_biases, readings
+from worker.engine.refit.reconstruct import Material, Rebuilt, Unfitted, most_samples, reconstruct
 from worker.engine.refit.walk import Refit
 from worker.engine.select import choose, in_scope
 from worker.engine.sparsify import Clues, Sparsified, sparsify
@@ -62,12 +62,13 @@ def _cut(
     done: Mapping[str, tuple[Done, ...]] = {}
     changed: Mapping[str, Array]
     refits: tuple[Refit, ...] = ()
+    unfitted: tuple[Unfitted, ...] = ()
     if request.criterion.prunes_weights():
         thinned = _thin(subject, data, stage)
         changed, passed = thinned.changed, thinned.passed
     elif request.compensation == "reconstruct":
         rebuilt = _rebuild(subject, taken, data, stage)
-        changed, taken, refits = rebuilt.changed, rebuilt.taken, rebuilt.refits
+        changed, taken, refits, unfitted = rebuilt.changed, rebuilt.taken, rebuilt.refits, rebuilt.unfitted
         done = {name: refitted(steps) for name, steps in taken.items()}
     else:
         changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
@@ -78,7 +79,7 @@ def _cut(
     model = surgery.cut(subject.loaded.model, ties, changed, surgery.indices_gone(subject.groups, gone), after, shelf)
     surgery.share_again(model, subject.loaded.copies)
     surgery.stamp(model, request, subject.inputs.model.sha256)
-    return Work(changed, gone, done, passed, refits, model, *write_model(model, subject, PRUNED))
+    return Work(changed, gone, done, passed, refits, unfitted, model, *write_model(model, subject, PRUNED))
 
 
 def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Split, stage: Stages) -> Rebuilt:
@@ -126,4 +127,6 @@ def quantities(subject: Subject) -> Quantities:
         return {int(name): part for name, part in found.items() if name.isdecimal()}
 
     overhead = max(loaded.file_bytes - cost.flash_bytes(graph, whole), 0)
-    return Quantities(graph, seen, subject.groups, overhead, milliseconds, subject.request.quantize is not None)
+    rebuilt = subject.request.compensation == "reconstruct"
+    biases = new_biases(readings(graph, seen, subject.groups)) if rebuilt else ()
+    return Quantities(graph, seen, subject.groups, overhead, milliseconds, subject.request.quantize is not None, biases)

@@ -28,6 +28,7 @@ from schemas.report import (
     SearchReport,
     Side,
     StageTiming,
+    Unfitted,
 )
 from schemas.request import Constraints
 from worker.engine import arena, cost, devices
@@ -115,6 +116,7 @@ def assemble(
         layers=tuple(_layers(subject, counted, whole, after)),
         groups=tuple(_groups(subject, work)),
         refits=tuple(_refits(subject, work)),
+        unfitted=tuple(_unfitted(subject, work)),
         refusals=tuple(_refusals(subject, work)),
         coverage=coverage(subject.graph, subject.analysis),
         data=use,
@@ -241,6 +243,12 @@ def _refits(subject: Subject, work: Work) -> Iterator[Refit]:
             error_after=one.after,
             ridge=one.ridge,
         )
+
+
+def _unfitted(subject: Subject, work: Work) -> Iterator[Unfitted]:
+    names = {layer.op.index: layer.name for layer in subject.analysis.layers}
+    for one in work.unfitted:
+        yield Unfitted(layer=names.get(one.op.index, one.op.name), op_type=one.op.key, reason=one.reason)
 
 
 def _refusals(subject: Subject, work: Work) -> Iterator[Refusal]:

@@ -18,6 +18,7 @@ from worker.engine.cost import Gone
 from worker.engine.data import Samples
 from worker.engine.graph import Array, Graph
 from worker.engine.load import Loaded
+from worker.engine.refit.reconstruct import Unfitted
 from worker.engine.refit.walk import Refit
 from worker.engine.sensitivity import Sensitivities
 
@@ -104,16 +105,17 @@ def both(model: Path, weights: Path | None) -> tuple[Path, ...]:
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What was done to it. `changed` are constants at full width; `passed` are the groups or layers that the criterion
-    has no say on, and why; `refits` what was fitted anew; `model` is the result, `artifact` its file, and `weights`
-    that of its weights, if they have one. `made` are the steps that led there, where there are several; `quantized`:
-    the file holds `model` in eight bits."""
+    """What was done to it. `changed` are constants at full width, and offsets of values; `passed` are the groups or
+    layers that the criterion has no say on, and why; `refits` what was fitted anew, `unfitted` what could not be;
+    `model` is the result, `artifact` its file, and `weights` that of its weights, if they have one. `made` are the
+    steps that led there, where there are several; `quantized`: the file holds `model` in eight bits."""
 
     changed: Mapping[str, Array]
     gone: Gone
     done: Mapping[str, tuple[Done, ...]]
     passed: Mapping[str, str]
     refits: tuple[Refit, ...]
+    unfitted: tuple[Unfitted, ...]
     model: ir.Model
     artifact: Path
     weights: Path | None

@@ -1,7 +1,8 @@
 """The two ways to change a model's structure, both on a clone: cut units out, or mask them where they are read.
 
-In: the normalised model, its graph, changed constants, and the units that go. Out: an ONNX `ModelProto`. Names,
-opset, dynamic axes and metadata stay as they were.
+In: the normalised model, its graph, what changed, and the units that go. Out: an ONNX `ModelProto`. Names, opset,
+dynamic axes and metadata stay as they were. What changed are constants, by their names, and offsets, by the names of
+the values that they are added to.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,7 @@ from worker.engine.axes import Group
 from worker.engine.chance import settle
 from worker.engine.cost import Gone
 from worker.engine.graph import Array, Graph, Op
+from worker.engine.offsets import add_offsets
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import Cut, ShapeOf
 from worker.engine.primitives import Primitives
@@ -51,13 +53,11 @@ def cut(
     graph = ties.graph
     clone = model.clone()
     for name, array in graph.constants.items():
-        smaller = changed.get(name, array)
-        for axis in range(array.ndim):
-            if (name, axis) in gone:
-                smaller = np.delete(smaller, gone[name, axis], axis=axis)
+        smaller = _without(changed.get(name, array), name, gone)
         if smaller is not array:
             _set_constant(clone.graph, name, smaller, shelf)
-    for op, node in zip(graph.ops, list(clone.graph), strict=True):
+    nodes = list(clone.graph)
+    for op, node in zip(graph.ops, nodes, strict=True):
         rule = RULES.get(op.key)
         if rule is None or op.outputs[0] in graph.static:
             continue
@@ -67,12 +67,21 @@ def cut(
         for slot, constant in follow.constants.items():
             _feed_constant(clone.graph, node, slot, constant)
     _resize_values(clone.graph, gone, after)
+    offsets = {name: _without(array, name, gone) for name, array in changed.items() if name in graph.producer}
+    add_offsets(clone.graph, graph.ops, nodes, offsets)
     for value in clone.graph.outputs:
         shape = ties.seen.shapes.get(str(value.name))
         tensor = isinstance(value.type, ir.TensorType)
         if value.shape is None and shape is not None and tensor:  # a complete file states how many dimensions
             value.shape = ir.Shape([ir.SymbolicDim(None) for _ in shape])
     return clone
+
+
+def _without(array: Array, name: str, gone: Mapping[Axis, Points]) -> Array:
+    for axis in range(array.ndim):
+        if (name, axis) in gone and array.shape[axis] > 1:
+            array = np.delete(array, gone[name, axis], axis=axis)
+    return array
 
 
 def masked(
@@ -86,9 +95,10 @@ def masked(
     """The model at full width in which every reader of a removed unit reads zero, and statistics over units are those
     of the units that stay."""
     clone = model.clone()
-    for name, array in changed.items():
-        _set_constant(clone.graph, name, array, shelf)
     nodes = list(clone.graph)
+    for name, array in changed.items():
+        if name in ties.graph.constants:
+            _set_constant(clone.graph, name, array, shelf)
     zeros = {(one.op.index, one.slot): one.zero for group in groups for one in group.consumers}
     for (op_index, slot), mask in masks(ties, groups, gone).items():
         node = nodes[op_index]
@@ -99,6 +109,8 @@ def masked(
             node.replace_input_with(slot, write("Mul", write.input(slot), write.exactly(mask)))
         else:
             node.replace_input_with(slot, write.where(mask, write.input(slot), write.optional(zero)))
+    offsets = {name: array for name, array in changed.items() if name in ties.graph.producer}
+    add_offsets(clone.graph, ties.graph.ops, nodes, offsets)
     for op_index, mask in kept_masks(ties, groups, gone).items():
         _over_kept(clone.graph, nodes[op_index], ties.graph.ops[op_index], mask)
     return clone

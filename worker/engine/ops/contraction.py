@@ -11,10 +11,12 @@ from math import prod
 import torch
 
 from worker.engine.graph import Op
+from worker.engine.ops.linear import Linear, Shapes, contraction
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors
 from worker.engine.ties import Axis, Ties
 
 Labels = tuple[str, ...]
+BINARY = 2  # operands
 
 
 def labels(op: Op, ranks: list[int]) -> tuple[list[Labels], Labels]:
@@ -96,4 +98,21 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (torch.einsum(op.text("equation", "").replace(" ", ""), operands),)
 
 
-RULES = {"Einsum": Rule(tie=tie, compute=compute, macs=macs)}
+def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
+    """A constant against one computed operand, none of them stretched."""
+    if len(op.inputs) != BINARY:
+        return None
+    own = [shapes[name] for name in op.inputs]
+    operands, output = labels(op, list(map(len, own)))
+    if len(output) != len(shapes[op.outputs[0]]):
+        return None
+    sizes = dict(zip(output, shapes[op.outputs[0]], strict=True))
+    for term, shape in zip(operands, own, strict=True):
+        if any(size != sizes.setdefault(letter, size) for letter, size in zip(term, shape, strict=True)):
+            return None
+    names = op.inputs[1 - constant], op.inputs[constant]
+    parts = operands[1 - constant], operands[constant], output
+    return contraction(names, shapes, op.outputs[0], parts, 1 - constant)
+
+
+RULES = {"Einsum": Rule(tie=tie, compute=compute, macs=macs, linear=linear)}

@@ -7,11 +7,12 @@ channels on.
 
 from math import prod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
-from worker.engine.ops.linear import Linear, Shapes, Spots
+from worker.engine.ops.linear import Linear, Shapes, Spots, channels_spread
 from worker.engine.ops.rule import Follow, NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Ties
 
@@ -150,11 +151,11 @@ def rows_at(seen: torch.Tensor, rank: int, blocks: int, spots: Spots) -> torch.T
     return split.reshape(blocks, n * p, -1)
 
 
-def linear(op: Op, shapes: Shapes) -> Linear | None:
+def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
     """A row is one place of one sample; its features are the channels times the taps that the place sees."""
     w = shapes[op.inputs[1]]
     rank, groups = len(w) - 2, op.integer("group", 1)
-    if rank not in SPATIAL:
+    if rank not in SPATIAL or constant != 1:
         return None
     kernel = w[2:]
     strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
@@ -169,6 +170,7 @@ def linear(op: Op, shapes: Shapes) -> Linear | None:
         sizes = zip(x[2:], pads, spans, strides, strict=True)
         return prod((size + sum(pad) - span) // stride + 1 for size, pad, span, stride in sizes), x[0]
 
+    spread = channels_spread(len(w), w[0])
     return Linear(
         weight=op.inputs[1],
         bias=op.input(2),
@@ -176,7 +178,9 @@ def linear(op: Op, shapes: Shapes) -> Linear | None:
         features=prod(w[1:]),
         outputs=w[0] // groups,
         taps=prod(kernel),
-        axis=1,
+        spread=spread,
+        bias_shape=spread,
+        owned={1: np.arange(prod(w[1:])).reshape(w[1], -1)},
         places=places,
         gather=gather,
         results=lambda y, spots: rows_at(y, rank, groups, spots),

@@ -4,13 +4,14 @@ The axis that is contracted against a constant weight is where units are read; t
 are made. Two computed operands are cut together, and masked in one of them.
 """
 
+from dataclasses import replace
 from math import prod
 
 import torch
 
 from worker.engine.graph import Op
 from worker.engine.ops.elementwise import tie_broadcast
-from worker.engine.ops.linear import Linear, Shapes, Spots
+from worker.engine.ops.linear import Linear, Shapes, contraction
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Axis, Ties
 
@@ -91,40 +92,44 @@ def compute_matmul(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (a @ b,)
 
 
-def linear_gemm(op: Op, shapes: Shapes) -> Linear | None:
-    alpha = op.number("alpha", 1.0)
-    if op.integer("transA", 0) or alpha == 0.0:
+def linear_gemm(op: Op, shapes: Shapes, constant: int) -> Linear | None:
+    alpha, bias = op.number("alpha", 1.0), op.input(2)
+    sides = ("km" if op.integer("transA", 0) else "mk"), ("nk" if op.integer("transB", 0) else "kn")
+    if alpha == 0.0:
         return None
-    return _linear(op, shapes, bool(op.integer("transB", 0)), alpha, op.input(2), op.number("beta", 1.0))
-
-
-def linear_matmul(op: Op, shapes: Shapes) -> Linear | None:
-    return _linear(op, shapes, False, 1.0, "", 1.0) if len(shapes[op.inputs[1]]) == MATRIX else None
-
-
-def _linear(op: Op, shapes: Shapes, transposed: bool, alpha: float, bias: str, beta: float) -> Linear:
-    """Every vector along the last axis of the left operand is a row."""
-    inner, outer = shapes[op.inputs[1]][:: -1 if transposed else 1]
-
-    def rows(values: torch.Tensor, spots: Spots) -> torch.Tensor:
-        flat = values.reshape(-1, values.shape[-1])
-        return (flat if spots is None else flat[spots.to(flat.device)])[None]
-
-    return Linear(
-        weight=op.inputs[1],
+    names = op.inputs[1 - constant], op.inputs[constant]
+    found = contraction(names, shapes, op.outputs[0], (sides[1 - constant], sides[constant], "mn"), 1 - constant)
+    if found is None:
+        return None
+    return replace(
+        found,
+        matrix=lambda array: alpha * found.matrix(array),
+        array=lambda matrix: found.array(matrix) / alpha,
         bias=bias,
-        blocks=1,
-        features=inner,
-        outputs=outer,
-        taps=1,
-        axis=len(shapes[op.outputs[0]]) - 1,
-        places=lambda x: (prod(x[:-1]), 1),
-        gather=rows,
-        results=rows,
-        matrix=lambda array: alpha * (array.T if transposed else array)[None],
-        array=lambda matrix: (matrix[0].T if transposed else matrix[0]) / alpha,
-        bias_scale=beta,
+        bias_scale=op.number("beta", 1.0),
+        bias_shape=shapes.get(bias, ()),
     )
+
+
+def linear_matmul(op: Op, shapes: Shapes, constant: int) -> Linear | None:
+    """With the constant on the right every vector of the left operand is a row, with the constant on the left every
+    column of the right one. Leading axes of the constant are blocks, or outputs where it alone has them."""
+    ranks = [len(shapes[name]) for name in op.inputs]
+    if min(ranks) < MATRIX:
+        return None
+    rank = max(ranks)
+    axes = [[f"{place}" for place in range(rank - own, rank - 2)] for own in ranks]
+    for place in {*axes[0]} & {*axes[1]}:
+        sizes = [shapes[name][int(place) - (rank - own)] for name, own in zip(op.inputs, ranks, strict=True)]
+        if sizes[constant] == 1:  # it has nothing to say of that axis
+            axes[constant] = ["" if label == place else label for label in axes[constant]]
+        elif sizes[1 - constant] == 1:
+            return None
+    left, right = [*axes[0], "m", "k"], [*axes[1], "k", "n"]
+    y = [*(f"{place}" for place in range(rank - 2)), "m", "n"]
+    x, w = (right, left) if constant == 0 else (left, right)
+    names = op.inputs[1 - constant], op.inputs[constant]
+    return contraction(names, shapes, op.outputs[0], (x, w, y), 1 - constant)
 
 
 RULES = {

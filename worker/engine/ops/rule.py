@@ -52,7 +52,7 @@ Macs = Callable[[Op, ShapeOf], int]
 FollowCut = Callable[[Op, Ties, Cut], Follow]
 Range = tuple[float, float] | None
 RangeOf = Callable[[Op, Mapping[str, Array]], Range]
-LinearOf = Callable[[Op, Shapes], Linear | None]
+LinearOf = Callable[[Op, Shapes, int], Linear | None]
 
 
 def no_macs(op: Op, shape: ShapeOf) -> int:
@@ -67,15 +67,15 @@ def no_range(op: Op, constants: Mapping[str, Array]) -> Range:
     return None
 
 
-def not_linear(op: Op, shapes: Shapes) -> Linear | None:
+def not_linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
     return None
 
 
 @dataclass(frozen=True)
 class Rule:
-    """`linear` is the operator as a linear map, where its weights can be fitted. `follow` gets the ties (shapes
-    before) and the shapes after the cut. `range` is the finite range of an output; `passes` says that values keep the
-    range they came with (pools, reshapes)."""
+    """`linear` is the operator as a linear map, where its weights, the constant at an input slot, can be fitted.
+    `follow` gets the ties (shapes before) and the shapes after the cut. `range` is the finite range of an output;
+    `passes` says that values keep the range they came with (pools, reshapes)."""
 
     tie: Tie
     compute: Compute

@@ -7,12 +7,13 @@ on.
 
 from math import prod
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
 from worker.engine.ops.convolution import flat_pads, follow, is_depthwise, rows_at, windows
-from worker.engine.ops.linear import Linear, Shapes, Spots
+from worker.engine.ops.linear import Linear, Shapes, Spots, channels_spread
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Ties
 
@@ -93,11 +94,11 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (y,)
 
 
-def linear(op: Op, shapes: Shapes) -> Linear | None:
+def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
     """A convolution of the input with zeros between its values, the kernel turned around."""
     w = shapes[op.inputs[1]]
     rank, groups = len(w) - 2, op.integer("group", 1)
-    if rank not in SPATIAL:
+    if rank not in SPATIAL or constant != 1:
         return None
     kernel = w[2:]
     strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
@@ -132,6 +133,7 @@ def linear(op: Op, shapes: Shapes) -> Linear | None:
         split = matrix.reshape(groups, w[0] // groups, prod(kernel), w[1]).transpose(2, 3)
         return split.reshape(w).flip(turned)
 
+    spread = channels_spread(len(w), groups * w[1])
     return Linear(
         weight=op.inputs[1],
         bias=op.input(2),
@@ -139,7 +141,9 @@ def linear(op: Op, shapes: Shapes) -> Linear | None:
         features=w[0] // groups * prod(kernel),
         outputs=w[1],
         taps=prod(kernel),
-        axis=1,
+        spread=spread,
+        bias_shape=spread,
+        owned={0: np.tile(np.arange(w[0] // groups * prod(kernel)).reshape(w[0] // groups, -1), (groups, 1))},
         places=places,
         gather=gather,
         results=lambda y, spots: rows_at(y, rank, groups, spots),

@@ -1,10 +1,10 @@
 """`compensation: reconstruct`: the whole walk, from what goes to the weights that are left.
 
 In: the graph, the groups, the samples, and the steps that the criterion took. Out: `Rebuilt`: changed constants at full
-width, the steps as they were finally taken, and what became of every reading.
+width, the steps as they were finally taken, what became of every reading, and what reads removed units and is none.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +14,8 @@ from worker.engine.arena import peak_ram_bytes
 from worker.engine.axes import Group
 from worker.engine.criteria.evidence import Step
 from worker.engine.execute import Executor
-from worker.engine.graph import Array, Graph
-from worker.engine.refit.readings import Reading
+from worker.engine.graph import Array, Graph, Op
+from worker.engine.refit.readings import Reading, reading_of
 from worker.engine.refit.walk import Batches, Plan, Refit, Refitting, Sides, Trail
 from worker.engine.ties import Seen, Ties
 
@@ -23,10 +23,19 @@ LIVE_BYTES = 2 << 30  # what both models hold of all samples at once; values bet
 
 
 @dataclass(frozen=True, eq=False)
+class Unfitted:
+    """An operator that reads removed units, and why it is no reading."""
+
+    op: Op
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
 class Rebuilt:
     changed: Mapping[str, Array]
     taken: Mapping[str, tuple[Step, ...]]
     refits: tuple[Refit, ...]
+    unfitted: tuple[Unfitted, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +85,14 @@ def reconstruct(
     )  # fmt: skip
     refits = tuple(refitting.step(reading) for reading in active)
     final = {name: _steps(steps, plan, name) for name, steps in taken.items()}
-    return Rebuilt(refitting.changed, final, refits)
+    return Rebuilt(refitting.changed, final, refits, tuple(_unfitted(ties, groups, lost)))
+
+
+def _unfitted(ties: Ties, groups: Sequence[Group], lost: Set[str]) -> Iterator[Unfitted]:
+    reads = {consume.op.index for group in groups if group.name in lost for consume in group.consumers}
+    for op in ties.graph.ops:
+        if op.index in reads and isinstance(reason := reading_of(ties.graph, ties.seen, op, groups), str):
+            yield Unfitted(op, reason)
 
 
 def _plan(

@@ -56,7 +56,7 @@ class _Watch:
 
     def judge(self, value: torch.Tensor) -> None:
         self.squares += float(value.square().sum(dtype=torch.float64))
-        self.places += value.numel() // value.shape[self.reading.linear.axis]
+        self.places += value.numel() // self.reading.linear.count
 
     def sight(self, graph: Graph, rows: Points) -> Sight:
         return Sight(graph, self.reading, self.sums.means(), self.squares / max(self.places, 1), rows)

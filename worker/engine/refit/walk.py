@@ -26,6 +26,7 @@ from worker.engine.refit.rows import MOST_BYTES, row_bytes, rows_wanted, some_of
 from worker.engine.refit.weights import change, judged_scale, matrix, weighed
 
 RECTIFIED_STEPS = 6
+WORTH_A_BIAS = 0.98  # of the error: a bias that the model does not have is added for no less
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 Batches = Sequence[Mapping[str, Array]]
@@ -129,7 +130,7 @@ class Sides:
                 kept.add(features, targets, (-torch.inf * sign).expand_as(targets))
             judged = self.teacher.value(place, tail.judged)
             squares += float(judged.square().sum(dtype=torch.float64))
-            places += judged.numel() // judged.shape[linear.axis]
+            places += judged.numel() // linear.count
         self.teacher.drop(reading.taught)
         return Seen(sums.means(), kept, squares / max(places, 1))
 
@@ -139,8 +140,7 @@ class Sides:
         target = self.teacher.value(place, tail.end)
         for name in tail.addends:
             target = target - self.student.value(place, name)
-        shape = [1] * target.ndim
-        shape[reading.linear.axis] = -1
+        shape = reading.linear.spread
         if tail.shift.any():
             target = target - torch.from_numpy(tail.shift).to(target).reshape(shape)
         if (tail.scale != 1.0).any():
@@ -169,6 +169,7 @@ class Refitting:
         full = matrix(self.graph, reading).to(device)
         w = full if lanes is None else same(len(full), len(lanes), fit.normal.constant, device)
         kept = torch.from_numpy(self._kept(reading, w.shape[1])).to(device)
+        stay = len(kept)
         plain = torch.zeros_like(w)
         plain[:, kept] = w[:, kept]
 
@@ -181,11 +182,14 @@ class Refitting:
 
         before = error(plain)
         best, ridge, lowest = plain, None, before
-        for candidate in RIDGES:
-            weights = solve(fit.normal, w, kept, candidate)
-            if (found := error(weights)) < lowest:
-                best, ridge, lowest = weights, candidate, found
-        weights = best
+        allowed = kept
+        for rows in (kept[:-1], kept) if reading.new_bias else (kept,):
+            worth = 1.0 if rows is not kept or not reading.new_bias else WORTH_A_BIAS
+            for candidate in RIDGES:
+                weights = solve(fit.normal, w, rows, candidate)
+                if (found := error(weights)) < worth * lowest:
+                    best, ridge, lowest, allowed, worth = weights, candidate, found, rows, 1.0
+        weights, kept = best, allowed
         for _ in range(RECTIFIED_STEPS if fit.rows is not None and held.rows is not None and ridge is not None else 0):
             assert fit.rows is not None
             assert ridge is not None
@@ -195,7 +199,7 @@ class Refitting:
         for name, array in change(self.graph, reading, whole(best) - full).items():
             self.changed[name] = array
             self.student.replace(name, array)
-        lost = (w.shape[1] - len(kept)) * (1 if lanes is None else lanes.shape[1])
+        lost = (w.shape[1] - stay) * (1 if lanes is None else lanes.shape[1])
         return Refit(reading, full.shape[1], full.shape[1] - lost, before, lowest, ridge)
 
     def _choose(self, reading: Reading, normal: Normal, energy: float) -> None:

@@ -42,13 +42,15 @@ def weighed(graph: Graph, reading: Reading, energy: float, device: str) -> tuple
 
 
 def change(graph: Graph, reading: Reading, difference: torch.Tensor) -> dict[str, Array]:
-    """The constants once this has been added to the matrix. What does not change keeps every bit."""
+    """The constants once this has been added to the matrix, and what is added to what the operator gives where it has
+    no bias. What does not change keeps every bit."""
     linear, tail, found = reading.linear, reading.tail, {}
     added = linear.array(difference[:, :-1] if tail.bias else difference).cpu().numpy()
     if added.any():
         found[linear.weight] = _moved(graph.constants[linear.weight], added)
     if tail.bias and (offset := difference[:, -1].reshape(-1).cpu().numpy() * tail.scale / tail.bias_scale).any():
-        bias = graph.constants[tail.bias]
+        none = np.zeros(linear.spread, graph.constants[linear.weight].dtype)
+        bias = graph.constants.get(tail.bias, none)
         found[tail.bias] = _moved(bias, offset.reshape(bias.shape))
     return found
 

@@ -5,7 +5,7 @@ In: a `Report`. Out: `View`: sentences, measures, rows.
 
 from dataclasses import dataclass
 
-from schemas.report import Refit, Report
+from schemas.report import Refit, Report, Unfitted
 from worker.engine.render import numbers
 from worker.engine.render.devices import (
     CompiledView,
@@ -63,6 +63,7 @@ class View:
     search: tuple[SearchRow, ...]
     search_time: str
     refits: tuple[Refit, ...]
+    unfitted: tuple[Unfitted, ...]
     seconds: float
 
     @property
@@ -101,6 +102,7 @@ def view(report: Report) -> View:
         search=search_rows(report),
         search_time=search_time(report),
         refits=report.refits[:REFITS_SHOWN],
+        unfitted=report.unfitted[:REFITS_SHOWN],
         seconds=sum(timing.seconds for timing in report.timings),
     )
 
