@@ -62,9 +62,9 @@ class TargetList(DevicePart):
 class CustomTarget(DevicePart):
     """A device of one's own. Without a clock and a rate no time is estimated."""
 
-    flash_bytes: Positive
-    ram_bytes: Positive
-    clock_hz: Positive | None = None
+    flash_bytes: Positive = Field(description="What weights and program have room in.")
+    ram_bytes: Positive = Field(description="What activations have room in, as one block.")
+    clock_hz: Positive | None = Field(default=None, description="With a rate, the report estimates a time.")
     macs_per_cycle: PositiveRate | None = Field(default=None, description="Multiply-accumulates a cycle, sustained.")
 
 

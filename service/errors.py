@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from schemas.errors import FAILURES, EspalierError, Failure, FieldError
+from schemas.sentences import sentence
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -92,7 +93,7 @@ async def _espalier_error(request: Request, error: Exception) -> Response:
 
 async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    errors = tuple(FieldError(pointer=pointer(one["loc"]), detail=str(one["msg"])) for one in error.errors())
+    errors = tuple(FieldError(pointer=pointer(one["loc"]), detail=sentence(one)) for one in error.errors())
     detail = "; ".join(f"{one.pointer}: {one.detail}" for one in errors)
     return _respond(request, EspalierError("request_invalid", detail, errors=errors).failure)
 

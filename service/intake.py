@@ -12,14 +12,16 @@ from typing import Annotated, Any
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from schemas.errors import EspalierError, FieldError, nearest
 from schemas.job import BLOB_PATTERN, BlobRef, JobInputs
 from schemas.kinds import JobRequest
-from schemas.parse import MAX_COMPLAINTS, MAX_KEY_CHARACTERS
+from schemas.parse import MAX_COMPLAINTS, MAX_KEY_CHARACTERS, NO_OBJECT
 from schemas.request import parse_inspection, parse_options
+from schemas.sentences import sentence
 from schemas.sweep import parse_comparison, parse_sweep
 from service.body import pieces, whole
 from service.context import Service
@@ -153,7 +155,8 @@ def _from_json(service: Service, owner: str, key: str | None, body: bytes, intak
     except ValidationError as error:
         errors = _complaints(error, intake)
         if any(one["type"] == "json_invalid" for one in error.errors(include_url=False, include_input=False)):
-            raise EspalierError("body_invalid", f"the body is not JSON: {errors[0].detail}") from None
+            why = errors[0].detail.removeprefix("Invalid JSON: ")
+            raise EspalierError("body_invalid", f"the body is not JSON: {why}") from None
         detail = "; ".join(f"{one.pointer or '/'}: {one.detail}" for one in errors)
         raise EspalierError("request_invalid", detail, where="body", errors=errors) from None
     if asked.model is None:
@@ -179,18 +182,26 @@ def _from_json(service: Service, owner: str, key: str | None, body: bytes, intak
 def _complaints(error: ValidationError, intake: Intake) -> tuple[FieldError, ...]:
     """The first things wrong with the JSON body; an unknown key names the nearest known one."""
     told = []
-    for one in error.errors(include_url=False, include_input=False)[:MAX_COMPLAINTS]:
+    for one in error.errors(include_url=False)[:MAX_COMPLAINTS]:
         path = tuple(part[:MAX_KEY_CHARACTERS] if isinstance(part, str) else part for part in one["loc"])
-        message = str(one["msg"])
-        if one["type"] == "extra_forbidden":
-            inner = ModelFile if path[0] == "model" else DataFile
-            known = tuple(intake.body.model_fields if len(path) == 1 else inner.model_fields)
-            message = f"unknown key {str(path[-1])!r}; {nearest(str(path[-1]), known)}"
-        told.append(FieldError(pointer=pointer(path), detail=message))
+        told.append(FieldError(pointer=pointer(path), detail=_sentence(one, path, intake)))
     return tuple(told)
 
 
-JSON_HINT = 'Name it: {"model": {"blob": "sha256:<hex>"}}, after PUT /blobs/sha256:<hex>.'
+def _sentence(problem: ErrorDetails, path: tuple[int | str, ...], intake: Intake) -> str:
+    inner = intake.body if len(path) < 2 else ModelFile if path[0] == "model" else DataFile
+    known = inner.model_fields
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {str(path[-1])!r}; {nearest(str(path[-1]), tuple(known))}"
+    if problem["type"] in NO_OBJECT:
+        return sentence(problem, example=FILE if path else BODY)
+    field = known.get(str(path[1 if len(path) > 1 else 0])) if path else None
+    return sentence(problem, (field.description or "") if field else "")
+
+
+FILE = '{"blob": "sha256:<hex>"}'
+BODY = f'{{"model": {FILE}}}'
+JSON_HINT = f"Name it: {BODY}, after PUT /blobs/sha256:<hex>."
 
 
 def _location(location: str) -> str:

@@ -17,7 +17,7 @@ def test_nothing_given_is_the_default() -> None:
 
 def test_a_parameter_that_one_criterion_alone_has_names_it() -> None:
     assert Distinctiveness(angle_deg=20) == gather(None, ["criterion.angle_deg=20"]).criterion
-    with pytest.raises(EspalierError, match="`name` must be one of"):
+    with pytest.raises(EspalierError, match="the criterion has no `name`; known: apoz"):
         gather(None, ["criterion.threshold=20"])  # several have it
 
 

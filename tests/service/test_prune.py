@@ -119,7 +119,7 @@ def test_a_refusal_is_not_much_longer_than_what_is_wrong(api: Api, options: dict
         (b"{}", "model_missing", None, "model"),
         (b'{"modle": {}}', "request_invalid", "/modle", "did you mean 'model'"),
         (b'{"model": {"blub": "x"}}', "request_invalid", "/model/blub", "did you mean 'blob'"),
-        (b'{"model": {"blob": "x"}}', "request_invalid", "/model/blob", "pattern"),
+        (b'{"model": {"blob": "x"}}', "request_invalid", "/model/blob", "must match"),
         (
             b'{"model": {"blob": "%s"}, "options": {"sed": 1}}' % name_of(b"m").encode(),
             "options_invalid",
