@@ -68,7 +68,7 @@ def test_options_in_a_file_and_on_the_line(
         (["sweep", "--over", "amount.remove_units"], "takes NAME=VALUE"),
         (["sweep", "--over", "criterion.angle_deg=10,400"], "point 2 (angle_deg 400)"),
         (["sweep", "--over", "criterion.angle_deg=10"], "add --data"),
-        (["compare", "--criterion", "magnitde"], "`name` must be one of"),
+        (["compare", "--criterion", "magnitde"], "did you mean 'magnitude'"),
         (["compare", "--criterion", '{"name": "karnin", "of": "units"}', "--data", "MODEL"], "add --history"),
         (["compare", "--criterion", "magnitude", "--data", "absent.npz"], "there is no file absent.npz"),
         (["compare", "--criterion", "magnitude", "--report", "r.pdf"], "use .json, .html or .md"),

@@ -42,7 +42,7 @@ def told(options: dict[str, Any], kind: type[BaseModel] = PruneRequest) -> list[
             "/amount/keep_macs",
             "must be less than 1, not 50 (Keep this share of the multiply-accumulates)",
         ),
-        ({"quantize": True}, "/quantize", "must be an object, not true; write {} for its defaults"),
+        ({"preprocess": True}, "/preprocess", "must be an object, not true; write {} for its defaults"),
         ({"scope": {"include": "conv*"}}, "/scope/include", 'must be a list, not "conv*"; write ["conv*"]'),
         ({"share_out": "eror"}, "/share_out", "must be 'error' or 'uniform', not \"eror\"; did you mean 'error'?"),
         ({"device": "gpu"}, "/device", "must be 'auto', 'cpu' or 'cuda', not \"gpu\" (Where the job runs)"),
