@@ -28,10 +28,20 @@ class Rates(DevicePart):
     int8: PositiveRate
 
 
+class Program(DevicePart):
+    """Room beside weights and activations, estimated."""
+
+    base_bytes: int = Field(default=0, description="Flash for any program.")
+    operator_bytes: int = Field(default=0, description="Flash for each operator of the model.")
+    stack_bytes: int = Field(default=0, description="RAM.")
+
+
 class Runtime(DevicePart):
     """How a model runs on a kind of device, and which operators that excludes."""
 
     title: str
+    program: Program = Field(default=Program(), description="Zeros where that is nothing beside what is there.")
+    program_basis: str = ""
     cannot: dict[str, str] = Field(description="Operators that it does not run, and why.")
     accelerates: tuple[str, ...] = Field(default=(), description="Operators that an accelerator takes over, as int8.")
     accelerates_source: str = ""
@@ -80,7 +90,7 @@ class Speed(DevicePart):
 
 
 class Fit(DevicePart):
-    """One model on one device. The program itself, the stack and an operating system come on top of both memories."""
+    """One model on one device, with the program that runs it. An operating system comes on top of both memories."""
 
     fits: bool
     why: tuple[str, ...] = Field(description="What is missing, by how many bytes; empty where it fits.")
@@ -107,14 +117,6 @@ class OperatorSupport(DevicePart):
     reason: str = Field(description="Why not, or what takes it over; empty where there is nothing to say.")
 
 
-class TargetFit(DeviceFit):
-    """The device that was asked for, with every operator of the model."""
-
-    flash_bytes: int | None
-    ram_bytes: int
-    operators: tuple[OperatorSupport, ...]
-
-
 class CompiledFigures(DevicePart):
     """The pruned model as firmware: measured in the linked image and while it ran. Estimates are the report's."""
 
@@ -137,6 +139,20 @@ class CompiledFigures(DevicePart):
     @property
     def ram_bytes(self) -> int:
         return self.arena_bytes + self.stack_bytes
+
+
+class TargetFit(DeviceFit):
+    """The device that was asked for, with every operator of the model."""
+
+    flash_bytes: int | None
+    ram_bytes: int
+    program_bytes: int = Field(default=0, description="Estimated: flash that the program takes beside the weights.")
+    stack_bytes: int = Field(default=0, description="Estimated: RAM that it takes beside the activations.")
+    operators: tuple[OperatorSupport, ...]
+
+    def holds(self, found: CompiledFigures) -> bool:
+        """Whether the firmware fits, as it was measured."""
+        return (self.flash_bytes is None or found.flash_bytes <= self.flash_bytes) and found.ram_bytes <= self.ram_bytes
 
 
 class Compiled(DevicePart):

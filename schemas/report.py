@@ -238,6 +238,13 @@ class SearchReport(ReportPart):
     chosen: int = Field(description="Which of them the artifact is, counted from 0.")
     because: str
     samples: int = Field(description="Samples held back that the points were judged on.")
+    by_labels: bool = Field(default=True, description="Or by agreement with the uploaded model.")
+
+    @property
+    def judged(self) -> str:
+        """On what and by what."""
+        by = "by their labels" if self.by_labels else "by agreement with the uploaded model"
+        return f"judged on {self.samples:,} samples held back {by}"
 
 
 class DataUse(ReportPart):

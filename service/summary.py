@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 from schemas.criteria import CRITERIA, CriterionBase
-from schemas.device import TARGETS, Compiled, DeviceProfile, Devices
+from schemas.device import TARGETS, Compiled, DeviceProfile, Devices, TargetFit
 from schemas.inspection import Inspection
 from schemas.job import Job, Verdict
 from schemas.report import Report, Score, SearchReport, Side
@@ -53,14 +53,14 @@ def _way(report: Report) -> list[str]:
 
 def _search(found: SearchReport) -> str:
     points = f"{len(found.points)} point{'' if len(found.points) == 1 else 's'}"
-    return f"search: of {points}, judged on {found.samples:,} samples held back, {found.because}"
+    return f"search: of {points}, {found.judged}, {found.because}"
 
 
 def _devices(devices: Devices) -> list[str]:
     """The device that was asked for, and how many others the result fits."""
     holding = [one.device for one in devices.profiles if one.after.fits]
-    lines = [f"fits: {', '.join(holding) or 'no known device'} (weights and activations, without the program)"]
-    lines += _compiled(devices.compiled) if devices.compiled is not None else []
+    lines = [f"fits: {', '.join(holding) or 'no known device'} (weights, activations and an estimate of the program)"]
+    lines += _compiled(devices.compiled, devices.target) if devices.compiled is not None else []
     if devices.target is None:
         return lines
     target = devices.target
@@ -75,7 +75,7 @@ def _devices(devices: Devices) -> list[str]:
     return lines
 
 
-def _compiled(compiled: Compiled) -> list[str]:
+def _compiled(compiled: Compiled, target: TargetFit | None) -> list[str]:
     """What the compiled check found, or why it found nothing."""
     found = compiled.figures
     if found is None:
@@ -83,11 +83,12 @@ def _compiled(compiled: Compiled) -> list[str]:
         assert why is not None, "figures, or why there are none"
         return [f"compiled for {compiled.processor}: no: {why.code}: {why.detail}", f"  try: {why.hint}"]
     agrees = "agrees" if found.agrees else "does NOT agree"
+    holds = "" if target is None else f": {'fits' if target.holds(found) else 'does NOT fit'} {target.device}"
     return [
         f"compiled for {compiled.processor}: {agrees} with onnxruntime ({found.max_relative_difference:.2g}), "
         f"{found.instructions:,} instructions",
         f"  flash {found.flash_bytes:,} bytes ({found.weights_bytes:,} weights, {found.program_bytes:,} program), "
-        f"RAM {found.ram_bytes:,} ({found.arena_bytes:,} arena, {found.stack_bytes:,} stack)",
+        f"RAM {found.ram_bytes:,} ({found.arena_bytes:,} arena, {found.stack_bytes:,} stack){holds}",
     ]
 
 

@@ -86,9 +86,9 @@ def test_a_report_names_devices_and_what_the_compiled_check_found() -> None:
     told = report("0" * 64).model_copy(update={"devices": Devices(target=target, profiles=(), compiled=compiled)})
     text = report_table(told)
     for line in (
-        "fits: no known device (weights and activations, without the program)",
+        "fits: no known device (weights, activations and an estimate of the program)",
         "compiled for cortex-m7: does NOT agree with onnxruntime (0.5), 12,345 instructions",
-        "  flash 30 bytes (10 weights, 20 program), RAM 35 (30 arena, 5 stack)",
+        "  flash 30 bytes (10 weights, 20 program), RAM 35 (30 arena, 5 stack): does NOT fit rp2040",
         "target rp2040: does NOT fit",
         "  7 too few",
         "  Loop is not supported: no plan",
@@ -118,7 +118,7 @@ def test_a_report_names_the_search_the_steps_and_the_forms_of_storage() -> None:
     found = SearchReport(points=(), chosen=0, because="the smallest", samples=1_000)
     told = told.model_copy(update={"steps": (step,), "storage": (stored,), "search": found})
     lines = report_table(told).splitlines()
-    assert "search: of 0 points, judged on 1,000 samples held back, the smallest" in lines
+    assert "search: of 0 points, judged on 1,000 samples held back by their labels, the smallest" in lines
     assert "quantized: 1,234 bytes; rounded" in lines
     assert "sparse storage: 5,678 bytes in sparse.onnx" in lines
 

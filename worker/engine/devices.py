@@ -41,16 +41,19 @@ def devices(
     asked = None
     device = named(target)
     if device is not None:
+        program, stack = beside(device, graph)
         asked = TargetFit(
             device=device.name if isinstance(device, DeviceProfile) else "custom",
-            before=fit(device, before, int8),
-            after=fit(device, after, then),
+            before=fit(device, graph, before, int8),
+            after=fit(device, graph, after, then),
             flash_bytes=device.flash_bytes,
             ram_bytes=device.ram_bytes,
+            program_bytes=program,
+            stack_bytes=stack,
             operators=tuple(operators(device, graph, then)),
         )
     every = (
-        DeviceFit(device=name, before=fit(one, before, int8), after=fit(one, after, then))
+        DeviceFit(device=name, before=fit(one, graph, before, int8), after=fit(one, graph, after, then))
         for name, one in TARGETS.items()
     )
     return Devices(target=asked, profiles=tuple(every))
@@ -72,16 +75,35 @@ def is_int8(graph: Graph) -> bool:
     return any(op.key in INTEGER_PRODUCTS or dequantises_constant(graph, op) for op in graph.ops)
 
 
-def fit(device: Device, side: Side, int8: bool) -> Fit:
-    why = tuple(_missing(device, side))
+def beside(device: Device, graph: Graph) -> tuple[int, int]:
+    """Flash and RAM that the program takes, as estimated."""
+    room, running = runtime_of(device).program, sum(op.outputs[0] not in graph.static for op in graph.ops)
+    return room.base_bytes + room.operator_bytes * running, room.stack_bytes
+
+
+def runtime_of(device: Device) -> Runtime:
+    """A device of one's own is taken for a microcontroller."""
+    return RUNTIMES[device.runtime if isinstance(device, DeviceProfile) else "static-c"]
+
+
+def fit(device: Device, graph: Graph, side: Side, int8: bool) -> Fit:
+    why = tuple(_missing(device, graph, side))
     return Fit(fits=not why, why=why, speed=tuple(_speeds(device, side.macs, int8)))
 
 
-def _missing(device: Device, side: Side) -> Iterator[str]:
-    needs = (("flash", side.flash_bytes, device.flash_bytes), ("RAM", side.peak_ram_bytes, device.ram_bytes))
-    for memory, needed, there in needs:
+def _missing(device: Device, graph: Graph, side: Side) -> Iterator[str]:
+    program, stack = beside(device, graph)
+    needs = (
+        ("flash", side.flash_bytes, program, "program", device.flash_bytes),
+        ("RAM", side.peak_ram_bytes, stack, "stack", device.ram_bytes),
+    )
+    for memory, own, more, name, there in needs:
+        needed = own + more
         if there is not None and needed > there:
-            yield f"{needed:,} bytes of {memory} are needed and {there:,} are there: {needed - there:,} too few"
+            of_them = f" (some {more:,} of them for the {name})" if more else ""
+            yield (
+                f"{needed:,} bytes of {memory}{of_them} are needed and {there:,} are there: {needed - there:,} too few"
+            )
 
 
 def _speeds(device: Device, macs: int, int8: bool) -> Iterator[Speed]:
@@ -108,7 +130,7 @@ def _speed(arithmetic: str, macs: int, rate: float, clock_hz: int) -> Speed:
 
 def operators(device: Device, graph: Graph, int8: bool) -> Iterator[OperatorSupport]:
     """Each kind of operator in the model; those that depend on constants alone are computed before it is deployed."""
-    runtime = RUNTIMES[device.runtime if isinstance(device, DeviceProfile) else "static-c"]
+    runtime = runtime_of(device)
     counts = Counter(op.key for op in graph.ops if op.outputs[0] not in graph.static)
     for key, nodes in sorted(counts.items()):
         reason = _in_the_way(runtime, key)

@@ -46,8 +46,6 @@ class _Search:
     sizes: Quantities
     limits: Mapping[KeepKind, float]  # what constraints and target allow, absolutely
     points: list[SearchPoint] = field(default_factory=list)
-    whole: Score | None = None
-    latency_ms: float = 0.0
 
     def visit(self, shares: Mapping[KeepKind, float]) -> Point:
         """One point, made and judged."""
@@ -100,7 +98,7 @@ class _Search:
 
     def _broken(self, point: SearchPoint) -> list[str]:
         """The constraints that a point does not meet."""
-        asked, (flash, ram) = self.subject.request.constraints, memories(self.subject.request)
+        asked, (flash, ram) = self.subject.request.constraints, memories(self.subject)
         limits = (
             ("max_file_bytes", asked.max_file_bytes, point.file_bytes),
             ("max_parameters", asked.max_parameters, point.parameters),
@@ -122,10 +120,14 @@ def took(point: SearchPoint) -> float:
     return point.latency_ms if point.target_ms is None else point.target_ms
 
 
-def memories(request: PruneRequest) -> tuple[int | None, int | None]:
-    """Flash and RAM of the target."""
-    device = devices.named(request.target)
-    return (None, None) if device is None else (device.flash_bytes, device.ram_bytes)
+def memories(subject: Subject) -> tuple[int | None, int | None]:
+    """Flash and RAM that the target has for a model, beside the program."""
+    device = devices.named(subject.request.target)
+    if device is None:
+        return None, None
+    program, stack = devices.beside(device, subject.graph)
+    flash = None if device.flash_bytes is None else max(device.flash_bytes - program, 1)
+    return flash, max(device.ram_bytes - stack, 1)
 
 
 def take(
@@ -142,7 +144,7 @@ def _search(
 ) -> tuple[Work, SearchReport]:
     """The chosen point, made, and all that were visited."""
     sizes = quantities(subject)
-    trip = _Search(subject, evidence, data, stage, sizes, _limits(subject.request, sizes))
+    trip = _Search(subject, evidence, data, stage, sizes, _limits(subject, sizes))
     asked = subject.request.constraints
     if asked.max_accuracy_drop is None and asked.min_accuracy is None:
         best, because = (
@@ -156,18 +158,23 @@ def _search(
         replace(subject, request=best.request), evidence, data, stage
     )  # fmt: skip
     held = data.held_back or data.fit
-    samples = 0 if held is None else held.count
-    return work, SearchReport(points=tuple(trip.points), chosen=chosen, because=because, samples=samples)
+    return work, SearchReport(
+        points=tuple(trip.points),
+        chosen=chosen,
+        because=because,
+        samples=0 if held is None else held.count,
+        by_labels=held is not None and held.labels is not None,
+    )
 
 
-def _limits(request: PruneRequest, sizes: Quantities) -> dict[KeepKind, float]:
+def _limits(subject: Subject, sizes: Quantities) -> dict[KeepKind, float]:
     """What must be kept to, in the units of budgets, where the uploaded model does not already."""
-    asked, (flash, ram) = request.constraints, memories(request)
+    asked, (flash, ram) = subject.request.constraints, memories(subject)
     files = [
         one for one in (asked.max_file_bytes, None if flash is None else flash + sizes.overhead) if one is not None
     ]
     rams = [one for one in (asked.max_peak_ram_bytes, ram) if one is not None]
-    device = devices.named(request.target)
+    device = devices.named(subject.request.target)
     measured, macs = asked.max_latency_ms, [] if asked.max_macs is None else [float(asked.max_macs)]
     if device is not None and measured is not None:
         second = devices.speed(device, 1, sizes.int8())

@@ -5,7 +5,7 @@ In: a report. Out: `DeviceRow`s and a `TargetView`.
 
 from dataclasses import dataclass
 
-from schemas.device import TARGETS, Compiled, Devices, Fit, OperatorSupport
+from schemas.device import TARGETS, Compiled, Devices, Fit, OperatorSupport, TargetFit
 from schemas.report import Report
 from worker.engine.render import numbers
 
@@ -21,15 +21,17 @@ class DeviceRow:
     after: Fit
     time_before: str
     time_after: str
+    basis: str  # of the rate that the times come from
 
 
 @dataclass(frozen=True)
 class TargetView:
-    """`obstacles`: operators of which there is something to say."""
+    """`obstacles`: operators of which there is something to say; `basis`: where its figures come from."""
 
     name: str
     fits: bool
     sentence: str
+    basis: str
     obstacles: tuple[OperatorSupport, ...]
 
 
@@ -49,7 +51,7 @@ class CompiledView:
     rows: tuple[MemoryRow, ...]
 
 
-def compiled_view(compiled: Compiled) -> CompiledView:
+def compiled_view(compiled: Compiled, target: TargetFit | None) -> CompiledView:
     """The firmware in a sentence and a table, or why there is none."""
     found, refused = compiled.figures, compiled.refused
     if found is None:
@@ -65,6 +67,9 @@ def compiled_view(compiled: Compiled) -> CompiledView:
         f"{numbers.count(found.instructions)} instructions each. Flash "
         f"{numbers.size(found.flash_bytes)}, RAM {numbers.size(found.ram_bytes)}; {found.compiler}."
     )
+    holds = target is None or target.holds(found)
+    if target is not None:
+        sentence += f" That {'fits' if holds else 'does NOT fit'} {target.device}."
     rows = (
         MemoryRow(
             "Flash",
@@ -79,7 +84,7 @@ def compiled_view(compiled: Compiled) -> CompiledView:
             f"{numbers.size(found.arena_bytes)} arena, {numbers.size(found.stack_bytes)} stack",
         ),
     )
-    return CompiledView(compiled.processor, found.agrees, sentence, rows)
+    return CompiledView(compiled.processor, found.agrees and holds, sentence, rows)
 
 
 def device_rows(devices: Devices) -> tuple[DeviceRow, ...]:
@@ -94,6 +99,7 @@ def device_rows(devices: Devices) -> tuple[DeviceRow, ...]:
             after=one.after,
             time_before=_time(one.before),
             time_after=_time(one.after),
+            basis=TARGETS[one.device].macs_per_cycle_basis,
         )
         for one in devices.profiles
     )
@@ -107,8 +113,17 @@ def target_view(report: Report) -> TargetView:
         name=target.device,
         fits=target.after.fits and not missing,
         sentence=_sentence(report, missing),
+        basis=_basis(target.device),
         obstacles=tuple(one for one in target.operators if one.reason),
     )
+
+
+def _basis(name: str) -> str:
+    """A device of one's own speaks for itself."""
+    if name not in TARGETS:
+        return ""
+    device = TARGETS[name]
+    return f"{device.part}. Memories: {device.source}. Rate of MACs: {device.macs_per_cycle_basis}"
 
 
 def _sentence(report: Report, missing: list[str]) -> str:
@@ -118,10 +133,12 @@ def _sentence(report: Report, missing: list[str]) -> str:
         became = "fits, and fitted before" if target.before.fits else "fits; the uploaded model did not"
     else:
         became = f"does not fit ({'; '.join(target.after.why)})"
-    flash = _memory(target.flash_bytes)
+    program, stack = (f" and the {name} some {_memory(size)}" if size else "" for name, size in (
+        ("program", target.program_bytes), ("stack", target.stack_bytes)
+    ))  # fmt: skip
     text = (
-        f"{became}. Weights take {numbers.size(side.flash_bytes)} of {flash} flash, activations "
-        f"{numbers.size(side.peak_ram_bytes)} of {_memory(target.ram_bytes)} RAM."
+        f"{became}. Weights take {_memory(side.flash_bytes)}{program} of {_memory(target.flash_bytes)} flash, "
+        f"activations {_memory(side.peak_ram_bytes)}{stack} of {_memory(target.ram_bytes)} RAM."
     )
     if missing:
         text += f" Not supported there: {', '.join(missing)}."

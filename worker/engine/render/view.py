@@ -95,7 +95,7 @@ def view(report: Report) -> View:
         heats=heats(report.before.accuracy, report.after.accuracy),
         reasons=reason_rows(report.refusals),
         target=target_view(report) if report.devices.target else None,
-        compiled=compiled_view(report.devices.compiled) if report.devices.compiled else None,
+        compiled=compiled_view(report.devices.compiled, report.devices.target) if report.devices.compiled else None,
         devices=device_rows(report.devices),
         steps=step_rows(report),
         storage=storage_rows(report),
