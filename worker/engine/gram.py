@@ -9,7 +9,7 @@ rows have in common costs no digits.
 import torch
 
 WIDE = 512  # below this products in double precision cost little beside the model
-ROWS = 2048  # of wide groups: fewer would spend the time on adding up, not on multiplying
+ROWS = 4096  # of wide groups: fewer would spend the time on adding up, not on multiplying
 BLOCK = 256
 
 
@@ -22,7 +22,8 @@ class Gram:
         self._products = torch.zeros(units, units, dtype=torch.float64, device=device)
         self._single = units >= WIDE or device != "cpu"
         self._typical: torch.Tensor | None = None
-        self._waiting: list[torch.Tensor] = []
+        self._waiting = torch.empty(0, units)
+        self._wait = 0  # so many of its rows
 
     def add(self, acts: torch.Tensor) -> None:
         self.rows += len(acts)
@@ -34,9 +35,13 @@ class Gram:
         acts = acts if acts.is_floating_point() else acts.to(torch.float32)
         if self._typical is None:
             self._typical = acts.mean(dim=0)
-        self._waiting.append(acts - self._typical)
-        if sum(map(len, self._waiting)) >= ROWS:
-            self._multiply()
+            self._waiting = acts.new_empty(ROWS, self.units)
+        while len(acts):
+            some, acts = acts[: ROWS - self._wait], acts[ROWS - self._wait :]
+            torch.sub(some, self._typical, out=self._waiting[self._wait : self._wait + len(some)])
+            self._wait += len(some)
+            if self._wait == ROWS:
+                self._multiply()
 
     def total(self) -> torch.Tensor:
         """The Gram. Nothing can be added any more: it is made where the products stood."""
@@ -44,6 +49,7 @@ class Gram:
         if self._typical is None:
             return gram
         self._multiply()
+        self._waiting = self._waiting[:0]
         typical = self._typical.to(torch.float64)
         rest = self.sums - typical * (self.rows / 2)  # sum a a' = sum b b' + t r' + r t', where a = b + t
         for start in range(0, self.units, BLOCK):
@@ -55,9 +61,6 @@ class Gram:
         return gram
 
     def _multiply(self) -> None:
-        if not self._waiting:
-            return
-        acts = torch.cat(self._waiting) if len(self._waiting) > 1 else self._waiting[0]
-        self._waiting = []
+        acts, self._wait = self._waiting[: self._wait], 0
         for start in range(0, self.units, BLOCK):
             self._products[start : start + BLOCK, start:] += acts[:, start : start + BLOCK].T @ acts[:, start:]
