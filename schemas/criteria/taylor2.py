@@ -16,9 +16,9 @@ class Taylor2(LossCriterion):
     )
     use_when: ClassVar[str] = "Taylor-1 is too coarse, or there are no labels, and trying every unit takes too long."
     cost: ClassVar[str] = (
-        "For every unit about three passes through what follows it, over `samples`; `gauss_newton` where outputs are "
-        "fewer than units: for every sample one pass and one backwards for each output. With `rerank` again for every "
-        "removal. Trying every unit (brute_force) is often no dearer than `exact`."
+        "For every unit about three passes through what follows it, over `samples`. Where outputs are fewer than units "
+        "and what follows bends nowhere (ReLU does not), or with `gauss_newton`: one pass, and one backwards for each "
+        "output. With `rerank` again for every removal. Otherwise trying every unit (brute_force) is often no dearer."
     )
     paper: ClassVar[str] = (
         "Wolfe, Sharma and Raj, The Incredible Shrinking Neural Network; LeCun, Denker and Solla 1990 (the diagonal)."

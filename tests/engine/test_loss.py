@@ -27,6 +27,7 @@ from worker.engine.graph import freeze
 from worker.engine.load import Loaded, load
 from worker.engine.losses import Loss, resolve_loss
 from worker.engine.observe import see
+from worker.engine.straight import straight
 
 SAMPLES = 24
 CLASSES = Task("classification", "y", 1)
@@ -215,6 +216,52 @@ def test_gauss_newton_by_outputs_is_that_by_units(
     assert "first_outer" in one.look.__dict__ or closed
     np.testing.assert_allclose(found[0], found[1], rtol=1e-8, atol=1e-12)
     assert np.abs(found[0]).max() > 1e-3
+
+
+def rectified() -> onnx.ModelProto:
+    proto = cnn()
+    for node in proto.graph.node:
+        node.op_type = "Relu" if node.op_type == "Sigmoid" else node.op_type
+    return proto
+
+
+@pytest.mark.parametrize("net", [mlp, rectified, residual])
+def test_where_all_is_straight_but_kinks_the_exact_curvature_is_that_by_outputs(
+    net: Callable[[], onnx.ModelProto], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = subject(tmp_path, net(), double=True)
+    for group in one.analysis.groups:
+        opened = one.look.open(group)
+        opened.close(1)
+        assert straight(opened.reach) == (group.name != "stem")  # the stream's gates stand behind each other
+        quick = opened.curvatures("exact")
+        with monkeypatch.context() as patch:
+            patch.setattr(gates, "straight", lambda _: False)
+            np.testing.assert_allclose(quick, opened.curvatures("exact"), rtol=1e-8, atol=1e-12)
+        with monkeypatch.context() as patch:
+            patch.setattr(gates, "TRACED", 1)
+            alone = one.look.open(group)  # sample by sample
+            alone.close(1)
+            np.testing.assert_allclose(quick, alone.curvatures("exact"), rtol=1e-8, atol=1e-12)
+            assert [1] == list({batch.count for batch in alone.pieces})
+        assert one.samples.count == next(iter(opened.pieces)).count
+
+
+def test_what_bends_is_not_straight(tmp_path: Path) -> None:
+    def bent(*between: Node) -> bool:
+        front = [gemm("fc0", "x", "h"), Node("Relu", ["h"], "r"), gemm("fc1", "r", "a")]
+        weights = {**layer("fc0", 5, 12), **layer("fc1", 6, 5), **layer("fc2", 3, 6), "c": (6,)}
+        proto = model([*front, *between, gemm("fc2", "b", "y")], weights, ROW, ["y"])
+        one = subject(tmp_path, proto)
+        return not straight(one.look.open(one.analysis.groups[0]).reach)
+
+    assert [False, True, False, True, True] == [
+        bent(Node("LeakyRelu", ["a"], "b")),
+        bent(Node("Softplus", ["a"], "b")),
+        bent(Node("Mul", ["a", "c"], "b")),
+        bent(Node("Mul", ["a", "a"], "b")),
+        bent(Node("Div", ["c", "a"], "b")),
+    ]
 
 
 def test_gates_of_all_groups_have_the_slopes_of_each_alone(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.func import grad, vjp, vmap
 
 from schemas.errors import EspalierError
 from worker.engine.axes import Group
-from worker.engine.execute import NoTrace
+from worker.engine.execute import Masks, NoTrace
 from worker.engine.losses import Loss
 from worker.engine.memory import is_out_of_memory, shortened
 from worker.engine.observe import Float
@@ -45,22 +45,42 @@ def slopes(loss: Loss, reach: Reach, gates: Mapping[str, torch.Tensor], batches:
 
 
 def outer(loss: Loss, reach: Reach, gates: Mapping[str, torch.Tensor], batches: Iterable[Batch]) -> dict[str, Float]:
-    """The diagonal of J' H J: J a sample's outputs' slopes in the gates, H the loss's curvature in the outputs."""
+    """The diagonal of J' H J: J a sample's outputs' slopes in its gates, H the loss's curvature in its outputs. Batches
+    are single samples, unless each of them can have gates of its own."""
     total = {name: np.zeros(len(gate)) for name, gate in gates.items()}
     count = 0
     for batch in batches:
         count += batch.count
-        found = _traced(partial(vjp, partial(reach.said, batch), dict(gates)))
-        said = found[0].detach()
-        ways = torch.eye(said.numel(), dtype=said.dtype, device=said.device).reshape(-1, *said.shape)
-        curve = _curve(loss, batch.target, said, ways)
-        for name, rows in _rows(found[1], ways).items():
-            total[name] += ((curve @ rows) * rows).sum(dim=0).cpu().numpy()
+        masks = reach.own_masks(gates, len(batch.target))
+
+        def said(masks: Masks, batch: Batch = batch) -> torch.Tensor:
+            return reach.computed(reach.ops, batch.values, masks)
+
+        found = _traced(partial(vjp, said, masks))
+        outputs = found[0].detach()
+        ways = _ways(outputs)
+        curve = _curve(loss, batch.target, outputs, ways)  # (samples, outputs, outputs)
+        slopes = _each(found[1], ways)
+        for name in gates:
+            rows = sum(
+                place.by_unit(slopes[key], len(gates[name])) for key, place in reach.places if place.group == name
+            )
+            assert isinstance(rows, torch.Tensor), "a group's units are read"
+            rows = rows.transpose(0, 1)  # (samples, outputs, units)
+            total[name] += ((curve @ rows) * rows).sum(dim=(0, 1), dtype=torch.float64).cpu().numpy()
     return {name: one / max(count, 1) for name, one in total.items()}
 
 
+def _ways(said: torch.Tensor) -> torch.Tensor:
+    """One way for each output of a sample, the same for all samples: (outputs, *said)."""
+    outputs = said[0].numel()
+    return (
+        torch.eye(outputs, dtype=said.dtype, device=said.device).reshape(-1, 1, *said.shape[1:]).expand(-1, *said.shape)
+    )
+
+
 def _curve(loss: Loss, target: torch.Tensor, said: torch.Tensor, ways: torch.Tensor) -> torch.Tensor:
-    """The loss's second derivatives in the outputs of one sample: (outputs, outputs)."""
+    """The loss's second derivatives in the outputs of each sample: (samples, outputs, outputs)."""
 
     def slope(at: torch.Tensor) -> torch.Tensor:
         found: torch.Tensor = grad(lambda here: loss.each(here, target).sum())(at)
@@ -70,18 +90,18 @@ def _curve(loss: Loss, target: torch.Tensor, said: torch.Tensor, ways: torch.Ten
         found: torch.Tensor = grad(lambda at: (slope(at) * way).sum())(said)
         return found
 
-    return vmap(row)(ways).reshape(len(ways), -1)
+    return vmap(row)(ways).flatten(2).transpose(0, 1)
 
 
-def _rows(
-    pull: Callable[[torch.Tensor], tuple[dict[str, torch.Tensor]]], ways: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """The slopes of each output in the gates, all at once where the operators allow it: (outputs, units) a group."""
+def _each(
+    pull: Callable[[torch.Tensor], tuple[dict[tuple[int, int], torch.Tensor]]], ways: torch.Tensor
+) -> dict[tuple[int, int], torch.Tensor]:
+    """The slopes of each output in the masks, all at once where the operators allow it: (outputs, *mask)."""
     try:
         return dict(vmap(lambda way: pull(way)[0])(ways))
     except (RuntimeError, NotImplementedError):
         found = [pull(way)[0] for way in ways]
-        return {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        return {key: torch.stack([one[key] for one in found]) for key in found[0]}
 
 
 def exact(loss: Loss, reach: Reach, group: Group, batch: Batch, state: torch.Tensor) -> OfGate:

@@ -23,6 +23,7 @@ from worker.engine.execute import Executor, Held
 from worker.engine.losses import Loss
 from worker.engine.observe import Float
 from worker.engine.reach import Batch, Reach
+from worker.engine.straight import straight
 from worker.engine.ties import Seen
 from worker.engine.trials import Trials, trials
 
@@ -80,10 +81,18 @@ class Look:
 
     @cached_property
     def first_outer(self) -> dict[str, Float]:
-        """The same of the Gauss-Newton form: for each sample one pass forwards, and one backwards for each output."""
+        """The same of the Gauss-Newton form: one pass forwards, and one backwards for each output."""
         reach = Reach(self.executor, self.seen, self.groups, self.loss.tensor)
         gates = {group.name: reach.open_gates(group) for group in self.groups}
-        return outer(self.loss, reach, gates, self.batches(reach, 1))
+        return outer(self.loss, reach, gates, self.batches(reach, self.at_once(reach)))
+
+    def at_once(self, reach: Reach) -> int:
+        """Of so many samples the slopes of all outputs are kept at once."""
+        if not reach.apart():
+            return 1
+        sizes = [*(self.seen.shapes[name] for name in reach.made), *(place.sizes for _, place in reach.places)]
+        rows = TRACED // (self.outputs * sum(map(prod, sizes)))
+        return min(max(rows, 1), evaluate.chunk_rows(self.samples))
 
     @cached_property
     def outputs(self) -> int:
@@ -102,13 +111,22 @@ class Gates:
 
     @cached_property
     def batches(self) -> Iterable[Batch]:
+        return self._kept(None)
+
+    @cached_property
+    def pieces(self) -> Iterable[Batch]:
+        """Batches of as many samples as the slopes of all outputs are kept of."""
+        rows = self.look.at_once(self.reach)
+        return self.batches if rows == evaluate.chunk_rows(self.look.samples) else self._kept(rows)
+
+    def _kept(self, rows: int | None) -> Iterable[Batch]:
         """Read again and again: kept where there is room."""
         kept, room = [], KEPT_BYTES
-        for batch in self.look.batches(self.reach):
+        for batch in self.look.batches(self.reach, rows):
             kept.append(batch)
             room -= batch.nbytes()
             if room < 0:
-                return _Again(self.look, self.reach)
+                return _Again(self.look, self.reach, rows)
         return kept
 
     @cached_property
@@ -142,11 +160,11 @@ class Gates:
         """The second derivative of the mean loss in each gate, or the part of it that the outputs' slopes give."""
         refuse_steps(self.reach)
         state = self._state()
-        if how == "gauss_newton" and 0 < self.look.outputs <= self.group.units:
+        formed = how == "gauss_newton" or straight(self.reach)
+        if formed and 0 < self.look.outputs <= self.group.units:
             if not self.closed:
                 return self.look.first_outer[self.group.name]
-            gates = {self.group.name: state}
-            return outer(self.look.loss, self.reach, gates, self.look.batches(self.reach, 1))[self.group.name]
+            return outer(self.look.loss, self.reach, {self.group.name: state}, self.pieces)[self.group.name]
         second = exact if how == "exact" else gauss_newton
         total = torch.zeros(self.group.units, dtype=torch.float64)
         count = 0
@@ -169,6 +187,7 @@ class Gates:
 class _Again:
     look: Look
     reach: Reach
+    rows: int | None
 
     def __iter__(self) -> Iterator[Batch]:
-        return self.look.batches(self.reach)
+        return self.look.batches(self.reach, self.rows)

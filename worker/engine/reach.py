@@ -40,10 +40,24 @@ class Place:
 
     group: str
     unit_of: torch.Tensor  # (axis size,): a unit, or the number of units
-    shape: tuple[int, ...]
+    axis: int
+    sizes: tuple[int, ...]  # of what is read of one sample
 
     def mask(self, gates: torch.Tensor) -> torch.Tensor:
-        return torch.cat([gates, gates.new_ones(1)])[self.unit_of].reshape(self.shape)
+        shape = [size if axis == self.axis else 1 for axis, size in enumerate(self.sizes)]
+        return torch.cat([gates, gates.new_ones(1)])[self.unit_of].reshape(shape)
+
+    def by_unit(self, slopes: torch.Tensor, units: int) -> torch.Tensor:
+        """Slopes in a mask's numbers, for each of some ways (ways, *what is read), summed up for each sample's units:
+        (ways, samples, units). Where samples do not stand first there is one."""
+        ways, samples = slopes.shape[0], slopes.shape[1] if self.apart() else 1
+        moved = slopes.movedim(1 + self.axis, -1).reshape(ways, samples, -1, len(self.unit_of)).sum(dim=2)
+        found = moved.new_zeros(ways, samples, units + 1)  # the last for indices of other units
+        return found.index_add_(2, self.unit_of, moved)[..., :units]
+
+    def apart(self) -> bool:
+        """Whether samples stand first in what is read."""
+        return self.sizes[0] == 1 and self.axis > 0
 
 
 class Reach:
@@ -79,6 +93,15 @@ class Reach:
             found[key] = found[key] * mask if key in found else mask
         return found
 
+    def own_masks(self, gates: Mapping[str, torch.Tensor], samples: int) -> Masks:
+        """The same with numbers of its own for all that is read of every sample."""
+        shapes = {key: (samples if place.apart() else place.sizes[0], *place.sizes[1:]) for key, place in self.places}
+        return {key: mask.expand(shapes[key]) for key, mask in self.masks(gates).items()}
+
+    def apart(self) -> bool:
+        """Whether each sample can have gates of its own."""
+        return all(place.apart() for _, place in self.places)
+
     def lost(self, loss: Loss, batch: Batch, gates: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """The loss of each sample: (count,)."""
         return loss.each(self.said(batch, gates), batch.target)[: batch.count]
@@ -112,6 +135,4 @@ def _place(group: Group, consume: Consume, seen: Seen, device: str) -> Place:
     unit_of = np.full(sizes[axis], group.units, np.int64)
     index = group.sites[name, axis]
     unit_of[index] = np.arange(group.units)[:, None]
-    shape = [1] * len(sizes)
-    shape[axis] = sizes[axis]
-    return Place(group.name, torch.from_numpy(unit_of).to(device), tuple(shape))
+    return Place(group.name, torch.from_numpy(unit_of).to(device), axis, sizes)
