@@ -18,7 +18,7 @@ from worker.engine.graph import Array, Graph, freeze
 from worker.engine.load import Loaded, load
 from worker.engine.observe import grams, see
 from worker.engine.quantised import unrounded
-from worker.engine.refit.readings import readings
+from worker.engine.refit.consumers import consumers
 from worker.engine.refit.teacher import Watching
 
 
@@ -77,7 +77,7 @@ def dissect(
     feeds = {name: array for name, array in made.items() if name in wanted}
     seen = see(executor, {name: array[: graph.fixed_batch() or 1] for name, array in feeds.items()})
     analysis = analyse(graph, seen, lossy)
-    watching = Watching(executor, readings(graph, analysis.ties.seen, analysis.groups), 1, 0)
+    watching = Watching(executor, consumers(graph, analysis.ties.seen, analysis.groups), 1, 0)
     found = grams(executor, analysis.groups, [feeds], beside=watching.visit)
     sights = watching.sights()
     evidence = {

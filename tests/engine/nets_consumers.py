@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from tests.engine.nets import Node, conv, gemm, layer, model
-from tests.engine.nets_recurrent import cell
+from tests.engine.nets_recurrent import GATES, cell
 
 UNITS = 12
 NOISE = 0.05
@@ -203,6 +203,26 @@ def recurrent_input(key: str, bias: bool = True, **attrs: object) -> onnx.ModelP
     return model(nodes, {**own, **weights}, SERIES, ["y"])
 
 
+def recurrent_state(key: str, **attrs: object) -> onnx.ModelProto:
+    """Hidden units are read by the layer itself, through R, and by what follows; half of them do what others do."""
+    rng = np.random.default_rng(2)
+    gates, half = GATES[key], UNITS // 2
+    shapes = {"p.w": (1, gates, UNITS, 16), "p.r": (1, gates, UNITS, UNITS), "p.b": (1, 2 * gates, UNITS)}
+    made = {name: rng.standard_normal(shape).astype(np.float32) / 3 for name, shape in shapes.items()}
+    for array in made.values():
+        array[:, :, half:] = array[:, :, :half] + NOISE * array[:, :, half:]
+    whole = {"p.w": (1, -1, 16), "p.r": (1, -1, UNITS), "p.b": (1, -1)}
+    nodes = [
+        Node("Transpose", ["x"], "t", {"perm": [1, 0, 2]}),
+        Node(key, ["t", "p.w", "p.r", "p.b"], "r", {"hidden_size": UNITS, **attrs}),
+        Node("Transpose", ["r"], "s", {"perm": [2, 0, 1, 3]}),
+        Node("MatMul", ["s", "c"], "y"),
+    ]
+    return model(
+        nodes, {**{name: made[name].reshape(shape) for name, shape in whole.items()}, "c": (UNITS, 5)}, SERIES, ["y"]
+    )
+
+
 CONSUMERS: dict[str, Callable[[], onnx.ModelProto]] = {
     build.__name__: build
     for build in (
@@ -230,4 +250,15 @@ CONSUMERS: dict[str, Callable[[], onnx.ModelProto]] = {
         stream,
         heads,
     )
+} | {
+    "lstm": lambda: recurrent_input("LSTM"),
+    "lstm of both directions": lambda: recurrent_input("LSTM", direction="bidirectional"),
+    "lstm without bias": lambda: recurrent_input("LSTM", bias=False),
+    "gru": lambda: recurrent_input("GRU"),
+    "gru, linear before reset": lambda: recurrent_input("GRU", linear_before_reset=1),
+    "rnn backwards": lambda: recurrent_input("RNN", direction="reverse"),
+    "states of an lstm": lambda: recurrent_state("LSTM"),
+    "states of a gru": lambda: recurrent_state("GRU", linear_before_reset=1),
+    "states of a gru, reset first": lambda: recurrent_state("GRU"),
+    "states of an rnn": lambda: recurrent_state("RNN"),
 }

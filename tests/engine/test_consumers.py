@@ -10,7 +10,7 @@ import pytest
 from tests.engine import nets_layers
 from tests.engine.dissect import Dissected, dissect
 from tests.engine.nets import ROW, Node, gemm, layer, model
-from tests.engine.nets_consumers import CONSUMERS
+from tests.engine.nets_consumers import CONSUMERS, UNITS
 from tests.engine.test_reconstruct import apart, rebuilt
 
 SAMPLES = 300
@@ -37,6 +37,34 @@ def test_what_reads_mixtures_takes_them_over(name: str, tmp_path: Path) -> None:
     left = apart(dissected, gone, {})
     assert apart(dissected, gone, done.changed) < 0.1 * left
     assert apart(dissected, gone, turned(dissected, done.changed)) > left
+
+
+@pytest.mark.parametrize("name", [name for name in CONSUMERS if name.startswith("states")])
+def test_a_layer_hands_its_own_states_over(name: str, tmp_path: Path) -> None:
+    """What reads the layer and the layer's own R: either alone leaves more."""
+    dissected, gone = halved(name, tmp_path)
+    changed = rebuilt(dissected, gone).changed
+    alone = [{name: array for name, array in changed.items() if name.startswith("p.") == own} for own in (True, False)]
+    both, *parts = (apart(dissected, gone, some) for some in (changed, *alone))
+    assert both < 0.5 * min(parts)
+
+
+@pytest.mark.parametrize("name", [name for name in CONSUMERS if name.startswith("states")])
+def test_of_states_that_do_the_same_one_goes_first(name: str, tmp_path: Path) -> None:
+    dissected, gone = halved(name, tmp_path)
+    ((group, units),) = gone.items()
+    assert len(dissected.evidence[group].sights) == 2  # the layer itself, and what follows
+    order = [unit for unit, _ in dissected.evidence[group].eliminated][: len(units)]
+    assert set(range(UNITS // 2)) == {unit % (UNITS // 2) for unit in order}
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm of both directions", "lstm without bias", "gru"])
+def test_a_recurrent_layer_says_what_its_inputs_cost(name: str, tmp_path: Path) -> None:
+    """Six inputs can say the other six: what goes after that costs far more."""
+    dissected, gone = halved(name, tmp_path)
+    (group,) = gone
+    costs = [cost for _, cost in dissected.evidence[group].eliminated]
+    assert max(costs[: UNITS // 2 - 1]) < 0.2 * costs[UNITS // 2]
 
 
 @pytest.mark.parametrize(("name", "operators"), [

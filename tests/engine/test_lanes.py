@@ -17,6 +17,7 @@ from worker.engine.refit.eliminate import ORDER_RIDGE, reader
 from worker.engine.refit.lanes import lane_by_lane, mixed, same
 from worker.engine.refit.normal import Normal
 from worker.engine.refit.readings import Reading, readings
+from worker.engine.refit.teacher import Sight
 from worker.engine.refit.weights import judged_scale, matrix
 
 NETS: dict[str, tuple[Callable[[], onnx.ModelProto], int, set[str]]] = {
@@ -123,7 +124,7 @@ def test_costs_are_those_of_all_taps_and_outputs(name: str, tmp_path: Path, monk
     compared = 0
     for evidence in dissected.evidence.values():
         for sight in evidence.sights:
-            if sight.reading.lanes is None:
+            if not isinstance(sight, Sight) or sight.reading.lanes is None:
                 continue
             w = matrix(dissected.graph, sight.reading) * judged_scale(sight.reading, sight.energy)[:, None, :]
             whole = w[:, sight.reading.lanes].flatten(2)
@@ -157,7 +158,11 @@ def test_a_copied_channel_goes_first_and_without_a_trace(tmp_path: Path, monkeyp
     monkeypatch.setattr(wide, "MOST_FEATURES", NETS["taps and places"][1])
     dissected = dissect(proto, tmp_path, samples=200)
     evidence = dissected.evidence["c1"]
-    assert [9] == [sight.reading.lanes.shape[1] for sight in evidence.sights if sight.reading.lanes is not None]
+    assert [9] == [
+        sight.reading.lanes.shape[1]
+        for sight in evidence.sights
+        if isinstance(sight, Sight) and sight.reading.lanes is not None
+    ]
     (first, cost), (second, other), *_ = evidence.eliminated
     assert first in (1, 4)
     assert second not in (1, 4)

@@ -11,6 +11,7 @@ from tests.engine import nets, nets_layers, nets_layout
 from tests.engine.dissect import Dissected, dissect, run
 from tests.engine.test_compensate import with_copies
 from worker.engine.criteria.evidence import Step
+from worker.engine.refit.consumers import consumers
 from worker.engine.refit.readings import readings
 from worker.engine.refit.reconstruct import Material, Rebuilt, reconstruct
 
@@ -43,7 +44,7 @@ def halves(feeds: Mapping[str, np.ndarray]) -> tuple[Mapping[str, np.ndarray], M
 def rebuilt(dissected: Dissected, gone: Mapping[str, tuple[int, ...]], on_the_way: bool = False) -> Rebuilt:
     fit, held = halves(dissected.feeds)
     ties, groups = dissected.analysis.ties, dissected.analysis.groups
-    found = readings(dissected.graph, ties.seen, groups)
+    found = consumers(dissected.graph, ties.seen, groups)
     return reconstruct(ties, groups, found, Material([fit], [held], "cpu", 0), steps_of(gone), on_the_way)
 
 

@@ -20,6 +20,7 @@ from worker.engine.finish import PRUNED, write_model
 from worker.engine.graph import Array
 from worker.engine.inputs import LayerInputs, layer_inputs
 from worker.engine.observe import batches
+from worker.engine.refit.consumers import consumers
 from worker.engine.refit.readings import new_biases, readings
 from worker.engine.refit.reconstruct import Material, Rebuilt, Unfitted, most_samples, reconstruct
 from worker.engine.refit.walk import Refit
@@ -92,7 +93,7 @@ def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Spli
 
     material = Material(some(data.fit), some(data.held_back), subject.device, subject.request.seed)
     on_the_way = subject.request.criterion.watches_readers()
-    return reconstruct(ties, subject.groups, readings(graph, ties.seen, subject.groups), material, taken, on_the_way)
+    return reconstruct(ties, subject.groups, consumers(graph, ties.seen, subject.groups), material, taken, on_the_way)
 
 
 def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:

@@ -27,8 +27,8 @@ from worker.engine.losses import Wish, resolve_loss
 from worker.engine.measure import measure, output_infos, write
 from worker.engine.observe import batch_rows, batches, grams
 from worker.engine.prepare import Prepared, prepare
-from worker.engine.refit.readings import readings
-from worker.engine.refit.teacher import Sight, Watching
+from worker.engine.refit.consumers import consumers
+from worker.engine.refit.teacher import RecurrentSight, Sight, Watching
 from worker.engine.report import assemble
 from worker.engine.search import refuse_misfit, take
 from worker.engine.select import group_in_scope, in_scope
@@ -147,9 +147,9 @@ def observe(
     if not want.units:
         return {}
     graph, found = subject.graph, {}
-    sights: dict[str, tuple[Sight, ...]] = {}
+    sights: dict[str, tuple[Sight | RecurrentSight, ...]] = {}
     if fit is not None and (want.grams or want.sights):
-        watched = readings(graph, subject.analysis.ties.seen, subject.groups) if want.sights else ()
+        watched = consumers(graph, subject.analysis.ties.seen, subject.groups) if want.sights else ()
         watching = Watching(executor, watched, -(-fit.count // batch_rows(graph, fit)), want.seed)
         groups = [group for group in subject.groups if want.grams or not watching.sees(group.name)]
         found = grams(executor, groups, batches(graph, fit, stage.within), want.zeros, watching.visit)

@@ -17,7 +17,7 @@ from worker.engine.graph import Graph
 from worker.engine.observe import Float, SiteGram
 from worker.engine.quantised import real
 from worker.engine.refit.eliminate import order
-from worker.engine.refit.teacher import Sight
+from worker.engine.refit.teacher import RecurrentSight, Sight
 
 ROWS = 256  # of a wide square at once
 Centre = Literal["auto", "half", "mean", "none"]
@@ -34,7 +34,7 @@ class Evidence:
     gather_scales: Callable[[], Float] | None = None
     open_gates: Callable[[], Gates] | None = None
     gather_sensitivities: Callable[[], Float] | None = None
-    sights: tuple[Sight, ...] = ()
+    sights: tuple[Sight | RecurrentSight, ...] = ()
 
     @property
     def rows(self) -> Float:
@@ -96,7 +96,7 @@ def gather(
     seed: int = 0,
     open_gates: Callable[[], Gates] | None = None,
     sensitivities: Callable[[str], Float] | None = None,
-    sights: tuple[Sight, ...] = (),
+    sights: tuple[Sight | RecurrentSight, ...] = (),
 ) -> Evidence:
     """The evidence on one group: its producers' weights, the Grams that were observed, its gates, how sensitive weights
     are, and what its readers see."""

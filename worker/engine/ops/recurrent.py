@@ -117,6 +117,57 @@ def _walk(cell: Cell, weights: Direction, x: torch.Tensor, state: State) -> tupl
     return torch.stack(steps), state
 
 
+@dataclass(frozen=True)
+class Product:
+    """One plain product inside a layer: rows of its weights times the input, the state before, or both side by side.
+    `reset`: the state has been multiplied by the reset gate."""
+
+    start: int
+    stop: int
+    of_input: bool = True
+    of_state: bool = True
+    reset: bool = False
+
+    @property
+    def bias(self) -> int:
+        """Which half of B adds to it."""
+        return 0 if self.of_input else 1
+
+
+def products(op: Op, hidden: int) -> tuple[Product, ...]:
+    """What a layer's weights compute before anything bends; () where it runs outside torch."""
+    if not _plain(op):
+        return ()
+    if op.key != "GRU":
+        return (Product(0, GATES[op.key] * hidden),)
+    gates, own = Product(0, 2 * hidden), (2 * hidden, 3 * hidden)
+    if op.integer("linear_before_reset", 0):
+        return gates, Product(*own, of_state=False), Product(*own, of_input=False)
+    return gates, Product(*own, reset=True)
+
+
+def by_step(op: Op, x: torch.Tensor) -> torch.Tensor:
+    """The input with its steps in front."""
+    return x.transpose(0, 1) if op.integer("layout", 0) else x
+
+
+def states(op: Op, tensors: Tensors) -> tuple[torch.Tensor, torch.Tensor]:
+    """The state before each step and behind it, in each direction: twice (directions, steps, samples, hidden)."""
+    after = compute(op, tensors)[0]
+    after = after.permute(2, 1, 0, 3) if op.integer("layout", 0) else after.transpose(0, 1)
+    first = optional(tensors, STATES[0])
+    if first is None:
+        first = torch.zeros_like(after[:, 0])
+    elif op.integer("layout", 0):
+        first = first.transpose(0, 1)
+    before = torch.empty_like(after)
+    for number, backwards in enumerate(DIRECTIONS[op.text("direction", "forward")]):
+        own = after[number].flip(0) if backwards else after[number]
+        shifted = torch.cat([first[number][None], own[:-1]])
+        before[number] = shifted.flip(0) if backwards else shifted
+    return before, after
+
+
 def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     if not _plain(op):
         raise NoTorchForm

@@ -56,6 +56,11 @@ class Reading:
         return self.op.inputs[self.linear.slot]
 
     @property
+    def slots(self) -> tuple[int, ...]:
+        """The input slots at which it reads units."""
+        return (self.linear.slot,)
+
+    @property
     def new_bias(self) -> bool:
         """Whether the constant feature needs a bias that the model does not have."""
         return self.tail.bias == self.op.outputs[0]

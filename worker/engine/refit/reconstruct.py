@@ -15,7 +15,8 @@ from worker.engine.axes import Group
 from worker.engine.criteria.evidence import Step
 from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph, Op
-from worker.engine.refit.readings import Reading, reading_of
+from worker.engine.refit.consumers import Consumer, consumer_of
+from worker.engine.refit.readings import Reading
 from worker.engine.refit.walk import Batches, Plan, Refit, Refitting, Sides, Trail
 from worker.engine.ties import Seen, Ties
 
@@ -57,7 +58,7 @@ def most_samples(graph: Graph, seen: Seen) -> int:
 def reconstruct(
     ties: Ties,
     groups: Sequence[Group],
-    readings: Sequence[Reading],
+    readings: Sequence[Consumer],
     material: Material,
     taken: Mapping[str, tuple[Step, ...]],
     chosen_on_the_way: bool,
@@ -69,7 +70,7 @@ def reconstruct(
     active = _active(graph, [group for group in groups if group.name in lost], readings)
     keep = [name for one in active for name in one.taught]
     teacher, student = Executor(graph, material.device), Executor(graph, material.device)
-    own = {(one.op.index, 0) for one in readings}
+    own = {(one.op.index, slot) for one in readings for slot in one.slots}
     masks = {
         key: torch.from_numpy(mask).to(material.device)
         for key, mask in surgery.masks(ties, groups, plan.gone).items()
@@ -91,15 +92,15 @@ def reconstruct(
 def _unfitted(ties: Ties, groups: Sequence[Group], lost: Set[str]) -> Iterator[Unfitted]:
     reads = {consume.op.index for group in groups if group.name in lost for consume in group.consumers}
     for op in ties.graph.ops:
-        if op.index in reads and isinstance(reason := reading_of(ties.graph, ties.seen, op, groups), str):
+        if op.index in reads and isinstance(reason := consumer_of(ties.graph, ties.seen, op, groups), str):
             yield Unfitted(op, reason)
 
 
 def _plan(
-    groups: Iterable[Group], readings: Iterable[Reading], taken: Mapping[str, tuple[Step, ...]], on_the_way: bool
+    groups: Iterable[Group], readings: Iterable[Consumer], taken: Mapping[str, tuple[Step, ...]], on_the_way: bool
 ) -> Plan:
     plan = Plan({})
-    fitted = {name for reading in readings for name in reading.units}
+    fitted = {name for reading in readings if isinstance(reading, Reading) for name in reading.units}
     for group in groups:
         steps = taken.get(group.name, ())
         if on_the_way and steps and len(group.consumers) == 1 and group.name in fitted:
@@ -115,7 +116,7 @@ def _steps(steps: tuple[Step, ...], plan: Plan, name: str) -> tuple[Step, ...]:
     return tuple(Step(unit, "small", score=cost) for unit, cost in plan.ranked[name])
 
 
-def _active(graph: Graph, losing: Sequence[Group], readings: Sequence[Reading]) -> list[Reading]:
+def _active(graph: Graph, losing: Sequence[Group], readings: Sequence[Consumer]) -> list[Consumer]:
     """The readings that read something removed, or something that is no longer what it was."""
     names = {group.name for group in losing}
     changed = {consume.op.index for group in losing for consume in group.consumers}

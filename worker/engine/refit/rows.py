@@ -10,9 +10,13 @@ LEAST_ROWS = 16384
 MOST_BYTES = 256 << 20  # of features that are kept as they are
 
 
+def rows_for(features: int) -> int:
+    return max(ROWS_FOR_EACH_FEATURE * features, LEAST_ROWS)
+
+
 def rows_wanted(reading: Reading) -> int:
     """Of lanes fewer: each place gives a row for every tap, and all its features are held."""
-    rows = max(ROWS_FOR_EACH_FEATURE * reading.columns, LEAST_ROWS)
+    rows = rows_for(reading.columns)
     return rows if reading.lanes is None else max(min(rows // 4, MOST_BYTES // row_bytes(reading)), 1)
 
 

@@ -22,7 +22,9 @@ from worker.engine.refit.lanes import lane_by_lane, mixed, same
 from worker.engine.refit.normal import Normal, Sums, solve
 from worker.engine.refit.readings import Reading
 from worker.engine.refit.rectified import Rows
+from worker.engine.refit.recurrent import Recurrence, Weights, changed
 from worker.engine.refit.rows import MOST_BYTES, row_bytes, rows_wanted, some_of
+from worker.engine.refit.unrolled import Case, Unrolled, case
 from worker.engine.refit.weights import change, judged_scale, matrix, weighed
 
 RECTIFIED_STEPS = 6
@@ -38,7 +40,7 @@ class Refit:
     """What became of one reading. Errors are shares of the mean square of what is judged, on held-back samples; where a
     ReLU follows, of what passes it."""
 
-    reading: Reading
+    reading: Reading | Recurrence
     inputs: int
     kept: int
     before: float
@@ -134,6 +136,16 @@ class Sides:
         self.teacher.drop(reading.taught)
         return Seen(sums.means(), kept, squares / max(places, 1))
 
+    def cases(self, reading: Recurrence, taught: Weights) -> list[Case]:
+        """What both models hold at a recurrent layer."""
+        teacher, student = self.teacher, self.student
+        for trail in (teacher, student):
+            trail.until(reading.op.index)
+        walks = zip(teacher.walks, student.walks, strict=True)
+        found = [case(reading, taught, (teacher.executor, one), (student.executor, other)) for one, other in walks]
+        teacher.drop(reading.taught)
+        return found
+
     def _target(self, reading: Reading, place: int) -> torch.Tensor:
         """What the operator itself is to give, tail undone."""
         tail = reading.tail
@@ -160,7 +172,24 @@ class Refitting:
     generator: torch.Generator
     changed: dict[str, Array] = field(default_factory=dict)
 
-    def step(self, reading: Reading) -> Refit:
+    def step(self, reading: Reading | Recurrence) -> Refit:
+        return self._recur(reading) if isinstance(reading, Recurrence) else self._fit(reading)
+
+    def _recur(self, reading: Recurrence) -> Refit:
+        taught = reading.weights(self.graph.constants).to(self.student.device)
+        gone = torch.from_numpy(np.setdiff1d(np.arange(reading.features), self._kept(reading, reading.features)))
+        fit, held = self.fit.cases(reading, taught), self.held.cases(reading, taught)
+        found = Unrolled(reading, taught, gone, fit, held, self.generator).fitted()
+        self._change(changed(reading, self.graph.constants, found.weights))
+        width = reading.features + reading.biased
+        return Refit(reading, width, width - len(gone), found.before, found.after, found.ridge)
+
+    def _change(self, arrays: Mapping[str, Array]) -> None:
+        for name, array in arrays.items():
+            self.changed[name] = array
+            self.student.replace(name, array)
+
+    def _fit(self, reading: Reading) -> Refit:
         device, lanes = self.student.device, reading.lanes
         fit = self.fit.collect(self.graph, reading, self.generator, judges=False)
         held = self.held.collect(self.graph, reading, self.generator, judges=True)
@@ -196,9 +225,7 @@ class Refitting:
             weights = solve(fit.rows.retargeted(fit.normal, weights), w, kept, ridge)
             if (found := error(weights)) < lowest:
                 best, lowest = weights, found
-        for name, array in change(self.graph, reading, whole(best) - full).items():
-            self.changed[name] = array
-            self.student.replace(name, array)
+        self._change(change(self.graph, reading, whole(best) - full))
         lost = (w.shape[1] - stay) * (1 if lanes is None else lanes.shape[1])
         return Refit(reading, full.shape[1], full.shape[1] - lost, before, lowest, ridge)
 
@@ -216,7 +243,7 @@ class Refitting:
             self.plan.ranked[name] = order([one], len(rows), self.plan.open.pop(name))
             self.plan.gone[name] = tuple(sorted(unit for unit, _ in self.plan.ranked[name]))
 
-    def _kept(self, reading: Reading, features: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+    def _kept(self, reading: Reading | Recurrence, features: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
         stays = np.ones(features, bool)
         for name, rows in reading.units.items():
             stays[rows[list(self.plan.gone.get(name, ()))].ravel()] = False
