@@ -26,6 +26,7 @@ FAILURES: dict[str, Kind] = {
     "options_not_json": Kind(400, "The options are not JSON", "Send `options` as one JSON object."),
     "body_invalid": Kind(400, "The request body cannot be read", "Send multipart/form-data, or JSON that names blobs."),
     "model_missing": Kind(422, "There is no model in the request", "Send the model as the form field `model`."),
+    "not_acceptable": Kind(406, "There is no such form of it", "Ask for a media type that the message names."),
     "unsupported_media_type": Kind(415, "The content type is not supported", "Use multipart/form-data or JSON."),
     "not_found": Kind(404, "There is no such thing here", "Check the address and the API key it belongs to."),
     "method_not_allowed": Kind(405, "This address does not take that method", "See /docs for what it takes."),

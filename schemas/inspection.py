@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from schemas.inspect_request import InspectRequest
 from schemas.report import Coverage, Refusal, ReportPart, StageTiming
-from schemas.request import InspectRequest
 
 INSPECTION_VERSION: Literal["1.1"] = "1.1"
 

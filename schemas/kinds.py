@@ -3,7 +3,8 @@
 In: nothing. Out: `JobRequest` (any of them) and `REQUESTS` (which one a kind takes).
 """
 
-from schemas.request import InspectRequest, JobKind, PruneRequest
+from schemas.inspect_request import InspectRequest
+from schemas.request import JobKind, PruneRequest
 from schemas.sweep import CompareRequest, SweepRequest
 
 JobRequest = PruneRequest | InspectRequest | SweepRequest | CompareRequest

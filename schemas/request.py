@@ -204,6 +204,8 @@ class PruneRequest(Strict):
             )
         if weights and self.compensation != "none":
             raise ValueError('single weights are not merged; use compensation: "none"')
+        if weights and (self.round_to > 1 or self.scope.minimum_kept > 1):
+            raise ValueError("round_to and scope.minimum_kept count units; of single weights, leave them out")
         if self.sparse_output and not weights:
             raise ValueError("sparse_output needs a criterion of weights: removed units leave no zeros")
         if self.sparse_output and self.quantize is not None:
@@ -275,42 +277,6 @@ def _criterion(raw: Any) -> CriterionBase | None:
         return None
 
 
-class InspectRequest(Strict):
-    """Everything a caller may choose about one inspection: what a pruning of the same model would see."""
-
-    kind: ClassVar[JobKind] = "inspect"
-    seed: ClassVar[int] = 0  # of the noise that stands in for data: only its shape counts
-
-    scope: Scope = Field(default_factory=Scope)
-    lossy: bool = Field(default=False, description="As in a pruning; without it, pins say whether it would open them.")
-    preprocess: Preprocess = Field(default_factory=Preprocess)
-    sample_axes: dict[str, Annotated[int, Field(ge=0)] | None] = Field(
-        default_factory=dict,
-        description="The axis that counts samples, by input or output; null for an input that is the same for all "
-        "samples. What is left out is found from the model.",
-    )
-    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="Where the job runs.")
-
-    def needs_data(self) -> bool:
-        """Never by itself; a model whose open dimensions fit no usual size does, and says so when it is looked at."""
-        return False
-
-    def why_data(self) -> str:
-        return "the model has open dimensions"
-
-    def needs_history(self) -> bool:
-        """Never: what an inspection tells does not depend on a training."""
-        return False
-
-    def why_history(self) -> str:
-        return ""
-
-
 def parse_options(raw: str | bytes | Mapping[str, Any]) -> PruneRequest:
     """Options from JSON text or a mapping. Raises `options_not_json` or `options_invalid` with pointers."""
     return parse(raw, PruneRequest)
-
-
-def parse_inspection(raw: str | bytes | Mapping[str, Any]) -> InspectRequest:
-    """The same for an inspection."""
-    return parse(raw, InspectRequest)

@@ -186,12 +186,14 @@ class CompareRequest(_Many):
         pairs: list[tuple[Criterion, Amount]] = [(one, amount) for one in self.criteria for amount in self.amounts]
         if self.baseline and all(one.name != "random" for one in self.criteria):
             pairs += [(_chance(amount), amount) for amount in self.amounts if amount.kind != "threshold"]
+        by_threshold = any(amount.kind == "threshold" for amount in self.amounts)
         for criterion, amount in pairs:
+            series = criterion.in_words(by_threshold)
             settings: Options = {
                 "criterion": criterion.model_dump(mode="json"),
                 "amount": amount.model_dump(mode="json", exclude_none=True),
             }
-            yield f"{criterion.in_words()}, {_words(settings['amount'])}", criterion.in_words(), settings
+            yield f"{criterion.in_words(amount.kind == 'threshold')}, {_words(settings['amount'])}", series, settings
 
 
 def _chance(amount: Amount) -> Random:

@@ -1,8 +1,12 @@
 """Content negotiation: which of our media types an Accept header likes best (RFC 9110, 12.5.1).
 
-In: the header and our types, the one we prefer first. Out: one of our types. Nothing is refused: where none fits, the
-first is served, because an answer in another form is worth more than a 406.
+In: the header and our types, the one we prefer first. Out: one of our types. Refused: a header that takes none of them
+(406). A header that names nothing takes everything.
 """
+
+from schemas.errors import EspalierError
+
+MOST_QUOTED = 100
 
 
 def preferred(header: str, offers: tuple[str, ...]) -> str:
@@ -10,7 +14,11 @@ def preferred(header: str, offers: tuple[str, ...]) -> str:
     ranges = [_range(part) for part in header.split(",") if part.strip()]
     if not ranges:
         return offers[0]
-    return max(offers, key=lambda offer: (_quality(offer, ranges), -offers.index(offer)))
+    best = max(offers, key=lambda offer: (_quality(offer, ranges), -offers.index(offer)))
+    if not _quality(best, ranges):
+        detail = f"Accept: {header[:MOST_QUOTED]} takes none of {', '.join(offers)}"
+        raise EspalierError("not_acceptable", detail, where="Accept")
+    return best
 
 
 def _range(part: str) -> tuple[str, float]:

@@ -10,8 +10,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.inspect_request import InspectRequest, parse_inspection
 from schemas.inspection import Inspection
-from schemas.request import InspectRequest, parse_inspection
 from service.client import Client
 from service.local import run_local
 from service.options import document_of

@@ -17,10 +17,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 
 from schemas.errors import EspalierError, FieldError, nearest
+from schemas.inspect_request import parse_inspection
 from schemas.job import BLOB_PATTERN, BlobRef, JobInputs
 from schemas.kinds import JobRequest
 from schemas.parse import MAX_COMPLAINTS, MAX_KEY_CHARACTERS, NO_OBJECT
-from schemas.request import parse_inspection, parse_options
+from schemas.request import parse_options
 from schemas.sentences import sentence
 from schemas.sweep import parse_comparison, parse_sweep
 from service.body import pieces, whole

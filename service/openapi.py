@@ -11,8 +11,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from schemas.inspect_request import InspectRequest
 from schemas.kinds import REQUESTS
-from schemas.request import InspectRequest, PruneRequest
+from schemas.request import PruneRequest
 from schemas.sweep import CompareRequest, SweepRequest
 from service.auth import OPEN_PATHS
 from service.errors import MEDIA_TYPE, Problem

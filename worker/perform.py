@@ -6,7 +6,8 @@ Refused: whatever the engine refuses. Imported once, by the launcher; every chil
 
 import onnxruntime
 
-from schemas.request import InspectRequest, PruneRequest
+from schemas.inspect_request import InspectRequest
+from schemas.request import PruneRequest
 from worker.engine.embedded.check import check
 from worker.engine.inspect import inspect
 from worker.engine.run import InputFile, Inputs, Limits, prune

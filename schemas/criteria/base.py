@@ -16,15 +16,21 @@ class CriterionBase(BaseModel, ABC):
     cost: ClassVar[str]
     paper: ClassVar[str]
     default_compensation: ClassVar[str] = "reconstruct"
+    of_threshold: ClassVar[tuple[str, ...]] = ("threshold",)  # parameters without a say where an amount decides
 
-    def in_words(self) -> str:
-        """The criterion and what was set of it, as a report says it."""
-        chosen = ", ".join(self.settings_in_words())
+    def in_words(self, by_threshold: bool = True) -> str:
+        """The criterion and what was set of it, as a report says it; `by_threshold`: no amount decides how much."""
+        chosen = ", ".join(self.settings_in_words(by_threshold))
         return f"{type(self).model_fields['name'].default.replace('_', ' ')}{' with ' if chosen else ''}{chosen}"
 
-    def settings_in_words(self) -> list[str]:
-        """What was set otherwise than by default."""
-        return [f"{name} {value}" for name, value in self if value != type(self).model_fields[name].default]
+    def settings_in_words(self, by_threshold: bool = True) -> list[str]:
+        """What was set otherwise than by default, and has a say."""
+        silent = () if by_threshold else self.of_threshold
+        return [f"{name} {getattr(self, name)}" for name in self.chosen() if name not in silent]
+
+    def chosen(self) -> list[str]:
+        """The parameters that were set otherwise than by default."""
+        return [name for name, value in self if value != type(self).model_fields[name].default]
 
     def usual_compensation(self) -> str:
         """What a request without a compensation gets."""

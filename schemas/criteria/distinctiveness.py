@@ -21,6 +21,8 @@ class Distinctiveness(CriterionBase):
     cost: ClassVar[str] = "One forward pass; memory grows with the square of the units of a layer, not with the data."
     paper: ClassVar[str] = "Gedeon and Harris 1991; Zheng, Pruning Technique based on Distinctiveness for Deep NN."
 
+    of_threshold: ClassVar[tuple[str, ...]] = ("angle_deg", "opposite_deg", "iterate")
+
     name: Literal["distinctiveness"] = "distinctiveness"
     angle_deg: float = Field(
         default=15.0, ge=0, le=180, description="Two units at a smaller angle than this are similar: one of them goes."
@@ -52,9 +54,10 @@ class Distinctiveness(CriterionBase):
             raise ValueError(f"opposite_deg ({self.opposite_deg:g}) must be larger than angle_deg ({self.angle_deg:g})")
         return self
 
-    def in_words(self) -> str:
+    def in_words(self, by_threshold: bool = True) -> str:
         where = ", on weights" if self.on == "weights" else ""
-        return f"distinctiveness at {self.angle_deg:g}° / {self.opposite_deg:g}°, centre {self.centre}{where}"
+        limits = f" at {self.angle_deg:g}° / {self.opposite_deg:g}°" if by_threshold else ""
+        return f"distinctiveness{limits}, centre {self.centre}{where}"
 
     def needs_data(self) -> bool:
         return self.on == "activations"

@@ -33,10 +33,11 @@ class Magnitude(WeightCriterion):
         self.refuse_for_units(self.of)
         return self
 
-    def in_words(self) -> str:
+    def in_words(self, by_threshold: bool = True) -> str:
         where = {"row": ", in every output", "layer": "", "global": ", across all layers"}[self.across]
         pattern = f", {self.pattern_in_words()}" if self.pattern else ""
-        return f"{self.norm.upper()} magnitude of {self.of}{where}{pattern}"
+        limit = f" below {self.threshold:g}" if by_threshold and self.threshold is not None else ""
+        return f"{self.norm.upper()} magnitude of {self.of}{limit}{where}{pattern}"
 
     def needs_data(self) -> bool:
         return False

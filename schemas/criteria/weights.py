@@ -52,8 +52,8 @@ class PatternCriterion(CriterionBase):
         "for blocks. {n, m} says itself how much goes: it takes no amount.",
     )
 
-    def settings_in_words(self) -> list[str]:
-        said = [one for one in super().settings_in_words() if not one.startswith("pattern ")]
+    def settings_in_words(self, by_threshold: bool = True) -> list[str]:
+        said = [one for one in super().settings_in_words(by_threshold) if not one.startswith("pattern ")]
         return [*said, self.pattern_in_words()] if self.pattern else said
 
     def pattern_in_words(self) -> str:

@@ -102,7 +102,7 @@ async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId)
     responses={
         200: {"content": _REPORT_CONTENT},
         304: {"description": "You have it"},
-        **problems(401, 403, 404, 409, 416, 503),
+        **problems(401, 403, 404, 406, 409, 416, 503),
     },
 )
 async def report(

@@ -18,7 +18,7 @@ from tests.engine.nets import ROW, Node, cnn, gemm, layer, mlp, model
 from tests.engine.test_render import side
 from worker.engine import devices
 from worker.engine.graph import Graph
-from worker.engine.report import verdict
+from worker.engine.verdict import verdict
 
 LARGE, SMALL = side(), side(0.01).model_copy(update={"peak_ram_bytes": 4_608})
 

@@ -9,9 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from schemas.errors import EspalierError
+from schemas.inspect_request import parse_inspection
 from schemas.inspection import Inspection
 from schemas.job import Progress
-from schemas.request import parse_inspection
 from tests.engine.nets import ZOO, Node, cnn, mlp, model, save
 from tests.engine.test_run import HALF, as_input, data, job
 from worker.engine.inspect import inspect

@@ -9,8 +9,9 @@ import onnx
 import pytest
 
 from schemas.errors import EspalierError
+from schemas.inspect_request import InspectRequest
 from schemas.report import Report
-from schemas.request import InspectRequest, Preprocess, parse_options
+from schemas.request import Preprocess, parse_options
 from tests.engine.nets import Node, gemm, layer, model, save
 from tests.engine.test_run import HALF, as_input
 from worker.engine.data import InputSpec, Samples, read_samples, split

@@ -7,8 +7,9 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import EspalierError
+from schemas.inspect_request import InspectRequest
 from schemas.parse import complaints, parse
-from schemas.request import InspectRequest, PruneRequest
+from schemas.request import PruneRequest
 from schemas.sentences import sentence
 from schemas.sweep import CompareRequest, SweepRequest
 

@@ -143,7 +143,6 @@ def test_a_report_by_its_suffix(api: Api, path: str, form: str) -> None:
         (None, "json", "application/json"),
         ("text/html,application/xhtml+xml,*/*;q=0.8", "html", "text/html; charset=utf-8"),
         ("text/markdown", "md", "text/markdown; charset=utf-8"),
-        ("image/png", "json", "application/json"),
     ],
 )
 def test_a_report_by_what_the_caller_accepts(api: Api, path: str, accept: str | None, form: str, media: str) -> None:
@@ -160,12 +159,19 @@ def test_a_report_by_what_the_caller_accepts(api: Api, path: str, accept: str | 
         ("b/*", "b/y"),
         ("a/x;q=0.1, b/y;q=0.2", "b/y"),
         ("*/*, a/x;q=0", "b/y"),
-        ("b/y;q=wrong", "a/x"),
+        ("b/y;q=wrong, a/*;q=0.1", "a/x"),
         (" , ,", "a/x"),
     ],
 )
 def test_what_is_preferred(header: str, expected: str) -> None:
     assert expected == preferred(header, ("a/x", "b/y"))
+
+
+@pytest.mark.parametrize("header", ["image/png", "a/x;q=0, b/y;q=0", "a/z", "*/*;q=0", "b/y;q=wrong", "x"])
+def test_what_takes_none_of_ours_is_refused(header: str) -> None:
+    with pytest.raises(EspalierError, match="takes none of a/x, b/y") as caught:
+        preferred(header, ("a/x", "b/y"))
+    assert "not_acceptable" == caught.value.code
 
 
 FURTHER = {"curve.csv": b"share,score\n", "model.c": b"int main", "drawing.svg": b"<svg/>", "weights.data": b"1234"}

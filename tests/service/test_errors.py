@@ -107,6 +107,7 @@ REACHED: dict[str, tuple[dict[str, object], Callable[[Api], httpx.Response]]] = 
     "options_not_json": ({}, lambda api: prune(api, options="{")),
     "body_invalid": ({}, lambda api: prune(api, {"modl": b"m"})),
     "model_missing": ({}, lambda api: prune(api, {"calibration": b"c"})),
+    "not_acceptable": ({}, lambda api: after(api, api.succeed, "/report", Accept="image/png")),
     "unsupported_media_type": ({}, lambda api: api.client.post("/prune", content=b"x")),
     "not_found": ({}, lambda api: api.client.get("/nowhere")),
     "method_not_allowed": ({}, lambda api: api.client.put("/jobs")),

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from schemas.inspect_request import InspectRequest
 from schemas.job import BlobRef, JobResult, JobState, ResultManifest, SubmitManifest, Verdict
-from schemas.request import InspectRequest, PruneRequest
+from schemas.request import PruneRequest
 from tests.service.conftest import REPORTS, Api
 from tests.service.test_prune import name_of, put
 

@@ -13,10 +13,11 @@ from pathlib import Path
 
 from schemas.errors import EspalierError
 from schemas.files import ARTIFACT
+from schemas.inspect_request import InspectRequest
 from schemas.job import Progress, Verdict
 from schemas.kinds import REQUESTS, JobRequest
 from schemas.parse import parse
-from schemas.request import InspectRequest, PruneRequest
+from schemas.request import PruneRequest
 
 # Busy-waiting threads of two libraries on few cores cost several times the work; set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -7,6 +7,7 @@ report.md. Refused: whatever loading and analysing refuse. A model in which noth
 from collections.abc import Iterator
 from pathlib import Path
 
+from schemas.inspect_request import InspectRequest
 from schemas.inspection import (
     FallbackOperator,
     InspectedGroup,
@@ -16,7 +17,6 @@ from schemas.inspection import (
     InspectionSource,
 )
 from schemas.job import Progress
-from schemas.request import InspectRequest
 from worker.engine import arena, cost
 from worker.engine.axes import Group, analyse
 from worker.engine.coverage import coverage, refusals, untouched

@@ -1,7 +1,7 @@
 """What the stages found becomes the report.
 
 In: the subject, the work done to it, the measurements. Out: `Report`. Nothing is measured here but bytes, and nothing
-is decided but the verdict on the caller's constraints.
+is decided.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,9 +12,6 @@ from math import prod
 import numpy as np
 import onnx
 
-from schemas.criteria import Distinctiveness
-from schemas.device import TargetFit
-from schemas.job import Verdict
 from schemas.report import (
     DataUse,
     GroupChange,
@@ -30,10 +27,9 @@ from schemas.report import (
     StageTiming,
     Unfitted,
 )
-from schemas.request import Constraints
 from worker.engine import arena, cost, devices
 from worker.engine.axes import Group
-from worker.engine.chance import draws
+from worker.engine.cautions import cautions
 from worker.engine.compensate import Done
 from worker.engine.coverage import coverage, refusals
 from worker.engine.external import tensors
@@ -43,16 +39,11 @@ from worker.engine.quantised import along, held_as_integers
 from worker.engine.select import in_scope
 from worker.engine.stages import Judged, Subject, Work
 from worker.engine.surgery import to_proto
+from worker.engine.verdict import verdict
 
 PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "scipy")
 # Read at import: a confined job can no longer read what the packages say of themselves.
 VERSIONS = {name: version(name) for name in PACKAGES}
-NOTHING_BEYOND = "Nothing was removed: no unit lies beyond the threshold. Widen it, or give an amount instead."
-NOTHING_NEEDED = (
-    "Nothing was removed: the model fits as it is. To remove what the accuracy can spare, set "
-    "constraints.max_accuracy_drop or constraints.min_accuracy."
-)
-NOTHING_FOUND = "Nothing was removed: whatever may go costs more accuracy than the constraints allow."
 BYTE = np.dtype(np.int8)
 FLOATS = (
     onnx.TensorProto.FLOAT,
@@ -75,31 +66,11 @@ def assemble(
     ties = subject.analysis.ties
     lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in work.gone.items()})
     whole, after = cost.shapes_after(ties.seen, {}), cost.shapes_after(ties.seen, lost)
-    loaded = subject.loaded
     result = to_proto(work.model)
     counted = _nonzero(subject, result)
     final = onnx.load(work.artifact) if work.quantized else result
-    sides = (
-        _side(
-            subject,
-            loaded.proto,
-            _nonzero(subject, loaded.proto).values(),
-            whole,
-            (loaded.file_bytes, loaded.gzip_bytes),
-            judged.latency_before_ms,
-            judged.before,
-        ),
-        _side(
-            subject,
-            final,
-            (_nonzero(subject, final) if work.quantized else counted).values(),
-            after,
-            (sum(path.stat().st_size for path in work.files()), sum(map(gzip_bytes, work.files()))),
-            judged.latency_after_ms,
-            judged.after,
-            eight_bits=work.quantized,
-        ),
-    )
+    held = _nonzero(subject, final) if work.quantized else counted
+    sides = (_before(subject, judged, whole), _after(subject, work, judged, after, final, held.values()))
     where = devices.devices(subject.request.target, subject.graph, *sides, quantized=work.quantized)
     if subject.request.verify_on is not None:
         where = where.model_copy(update={"compiled": devices.unfinished(subject.request.verify_on)})
@@ -120,10 +91,26 @@ def assemble(
         refusals=tuple(_refusals(subject, work)),
         coverage=coverage(subject.graph, subject.analysis),
         data=use,
-        warnings=tuple(_warnings(subject, work, judged)),
+        warnings=tuple(cautions(subject, work, judged)),
         timings=timings,
         provenance=_provenance(subject, work, threads),
     )
+
+
+def _before(subject: Subject, judged: Judged, shapes: ShapeOf) -> Side:
+    loaded = subject.loaded
+    nonzero = _nonzero(subject, loaded.proto).values()
+    sizes = (loaded.file_bytes, loaded.gzip_bytes)
+    return _side(subject, loaded.proto, nonzero, shapes, sizes, judged.latency_before_ms, judged.before)
+
+
+def _after(
+    subject: Subject, work: Work, judged: Judged, shapes: ShapeOf, final: onnx.ModelProto, nonzero: Iterable[int]
+) -> Side:
+    files = work.files()
+    sizes = (sum(path.stat().st_size for path in files), sum(map(gzip_bytes, files)))
+    latency, score = judged.latency_after_ms, judged.after
+    return _side(subject, final, nonzero, shapes, sizes, latency, score, eight_bits=work.quantized)
 
 
 def _side(
@@ -270,44 +257,6 @@ def _refusals(subject: Subject, work: Work) -> Iterator[Refusal]:
             yield Refusal(where=group.name, reason="criterion_not_applicable", message=message, parameters=size)
 
 
-def _warnings(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
-    request = subject.request
-    weights = request.criterion.prunes_weights()
-    if not weights and not any(work.gone.values()):
-        asked = request.constraints
-        needed = asked.max_accuracy_drop is not None or asked.min_accuracy is not None
-        found = NOTHING_FOUND if needed else NOTHING_NEEDED
-        yield found if request.amount.kind == "search" else NOTHING_BEYOND
-    elif weights and not work.changed:
-        yield "Nothing was removed: no weight lies below the threshold."
-    elif weights:
-        yield (
-            "Zeros are not speed: onnxruntime and most devices multiply by them as by any other number. What shrinks "
-            "is the compressed file; remove units to make the network itself smaller and faster."
-        )
-    elif not judged.proof.mask_has_effect:
-        yield "The removed units had no effect on the outputs for these samples: they were dead."
-    if judged.proof.over_kept:
-        yield (
-            f"Lossy: {len(judged.proof.over_kept)} operators take their statistics over the units that stay "
-            f"({', '.join(judged.proof.over_kept[:3])}{', ...' if len(judged.proof.over_kept) > 3 else ''}). The file "
-            "computes exactly that, which is not what the original computes with the removed units masked."
-        )
-    drawing = [op.label() for op in subject.graph.ops if draws(op)]
-    if drawing:
-        yield (
-            f"The model draws random numbers ({', '.join(drawing[:3])}{', ...' if len(drawing) > 3 else ''}): for the "
-            "proof both files drew the same; accuracies and fidelity differ from run to run."
-        )
-    if judged.unjudged:
-        yield f"Accuracy was not judged: {judged.unjudged}. Choose another output with evaluation.output."
-    elif judged.before is None:
-        yield "There was no data left to judge accuracy with: send an evaluation file or more calibration samples."
-    half = isinstance(request.criterion, Distinctiveness) and request.criterion.centre == "half"
-    if half and request.criterion.needs_data():
-        yield "centre: half subtracts nothing where an activation has no finite range (ReLU)."
-
-
 def _provenance(subject: Subject, work: Work, threads: int) -> Provenance:
     inputs = subject.inputs
     return Provenance(
@@ -323,41 +272,3 @@ def _provenance(subject: Subject, work: Work, threads: int) -> Provenance:
         threads=threads,
         versions=VERSIONS,
     )
-
-
-def verdict(constraints: Constraints, before: Side, after: Side, target: TargetFit | None) -> Verdict:
-    """Whether each constraint that was given holds, and by how much it does not."""
-    limits = (
-        ("max_file_bytes", constraints.max_file_bytes, after.file_bytes),
-        ("max_parameters", constraints.max_parameters, after.parameters),
-        ("max_macs", constraints.max_macs, after.macs),
-        ("max_peak_ram_bytes", constraints.max_peak_ram_bytes, after.peak_ram_bytes),
-    )
-    broken = [
-        f"{name}: {got:,} is more than {limit:,}" for name, limit, got in limits if limit is not None and got > limit
-    ]
-    if constraints.max_latency_ms is not None:
-        estimate = None if target is None else target.after.milliseconds
-        took = after.latency_ms if estimate is None else estimate
-        where = "measured" if target is None else f"estimated for {target.device}"
-        if took > constraints.max_latency_ms:
-            broken.append(f"max_latency_ms: {took:,.6g}, {where}, is more than {constraints.max_latency_ms:,}")
-    drop, least = constraints.max_accuracy_drop, constraints.min_accuracy
-    if drop is not None or least is not None:
-        if before.accuracy is None or after.accuracy is None:
-            broken.append("accuracy: there was no data to judge it with")
-        else:
-            fall = before.accuracy.score - after.accuracy.score
-            if drop is not None and fall > drop:
-                broken.append(f"max_accuracy_drop: {fall:.4f} is more than {drop:g}")
-            if least is not None and after.accuracy.score < least:
-                broken.append(f"min_accuracy: {after.accuracy.score:.4f} is less than {least:g}")
-    if constraints.fits_target:
-        assert target is not None, "the request's validator asks for one"
-        broken += [f"fits_target: {target.device}: {why}" for why in target.after.why]
-        broken += [
-            f"fits_target: {target.device} does not run {one.operator}: {one.reason}"
-            for one in target.operators
-            if not one.supported
-        ]
-    return Verdict(met=not broken, broken=tuple(broken))

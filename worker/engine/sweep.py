@@ -16,6 +16,7 @@ from schemas.job import Progress
 from schemas.report import Report, StageTiming
 from schemas.sweep import CompareRequest, Planned, SurfaceRequest, SweepRequest
 from schemas.sweep_report import SweepReport, SweepSource
+from worker.engine.cautions import NO_HISTORY_ASKED
 from worker.engine.data import Samples, Split
 from worker.engine.execute import Executor
 from worker.engine.finish import tidy
@@ -192,7 +193,7 @@ def _report(bench: Bench) -> SweepReport:
         best=best,
         best_because=because,
         data=first_seed[0].data,
-        warnings=tuple(_warnings(request, reports[0])),
+        warnings=tuple(_warnings(bench, reports[0])),
         timings=_added_up(bench.timings),
         source=_source(bench),
     )
@@ -239,7 +240,10 @@ def _first_failure(bench: Bench) -> Failure:
     return next(one.outcome for ran in bench.ran.values() for one in ran if isinstance(one.outcome, Failure))
 
 
-def _warnings(request: SweepRequest | CompareRequest, report: Report) -> Iterator[str]:
+def _warnings(bench: Bench, report: Report) -> Iterator[str]:
+    request = bench.request
+    if bench.inputs.history is not None and not request.needs_history():
+        yield NO_HISTORY_ASKED.format(name=" or ".join(sorted({one.request.criterion.name for one in request.plan})))
     if report.before.accuracy is None:
         yield "There was no data left to judge accuracy with: send an evaluation file or more calibration samples."
     elif request.repeat > 1 and not report.data.fit_samples:

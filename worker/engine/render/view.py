@@ -130,8 +130,9 @@ def _title(report: Report) -> str:
 
 def _what(report: Report) -> str:
     """What was asked for, in a sentence: the criterion with its parameters, the amount, the compensation."""
-    how, amount = report.options.criterion.in_words(), report.options.amount.in_words()
-    return f"{how[0].upper()}{how[1:]}, {amount}, compensation {report.options.compensation}"
+    amount = report.options.amount
+    how = report.options.criterion.in_words(amount.kind == "threshold")
+    return f"{how[0].upper()}{how[1:]}, {amount.in_words()}, compensation {report.options.compensation}"
 
 
 def _proof(report: Report) -> str:
