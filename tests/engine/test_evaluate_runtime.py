@@ -9,8 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from schemas.errors import EspalierError
 from schemas.report import ClassificationScore
+from worker.engine import shelf
 from worker.engine.data import Samples
-from worker.engine.evaluate import Task, fixed_batch, judge, latency_ms, outputs, score, session
+from worker.engine.evaluate import Reference, Task, fixed_batch, latency_ms, outputs, score, session
 
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
 
@@ -100,12 +101,16 @@ def test_a_model_that_there_is_no_memory_for(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_judging_two_models_in_step_is_scoring_each():
+def test_judging_two_models_one_after_the_other_is_scoring_each(tmp_path, monkeypatch):
+    monkeypatch.setattr(shelf, "LARGE", 64)
     given = samples(600)
     other = WEIGHTS + 0.3 * np.random.default_rng(2).normal(size=WEIGHTS.shape).astype(np.float32)
     before, after = session(model()), session(model(weights=other))
     task = Task("classification", "y", 1)
-    first, (second,) = judge(task, before, [after], given, None)
+    with shelf.Shelf(tmp_path / "shelf") as held:
+        reference = Reference(task, before, given, None, held)
+        assert held.holds("espalier-weights-0")
+        first, second = reference.score, reference.judge(after)
     mine, theirs = outputs(before, given, None), outputs(after, given, None)
     assert score(task, mine, given.labels, None) == first.model_copy(
         update={"agreement": None, "loss": pytest.approx(first.loss)}
@@ -117,8 +122,7 @@ def test_judging_two_models_in_step_is_scoring_each():
 
 
 def test_fidelity_of_the_uploaded_model_is_to_itself():
-    first, others = judge(Task("fidelity", "y", 1), session(model()), [], samples(20), None)
-    assert (1.0, ()) == (first.score, others)
+    assert 1.0 == Reference(Task("fidelity", "y", 1), session(model()), samples(20), None).score.score
 
 
 def test_latency_is_the_median_within_its_budget():

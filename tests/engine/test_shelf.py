@@ -23,7 +23,7 @@ from worker.engine.external import tensors
 from worker.engine.graph import Array, freeze
 from worker.engine.load import load
 from worker.engine.outline import read_model
-from worker.engine.shelf import Shelf, place_of
+from worker.engine.shelf import IN_MEMORY, Shelf, place_of
 from worker.engine.written import whole
 
 
@@ -54,6 +54,36 @@ def test_arrays_keep_their_numbers_through_release_and_the_end(tmp_path: Path, s
         pass
     assert not (tmp_path / "shelf").exists()
     np.testing.assert_array_equal(given[2], kept[2])
+
+
+def summed_up(shelf: Shelf) -> Array:
+    """Two sums, let go of after each, the second beside a neighbour."""
+    sums = shelf.blank((3, 700))
+    assert sums is not None
+    for number in (1.0, 2.0):
+        sums += number
+        shelf.let_go(sums)
+        neighbour = shelf.blank((700,))
+        assert neighbour is not None
+        assert not neighbour.any()
+        neighbour += 5.0
+    return sums
+
+
+def test_sums_reach_the_file(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "BLANK_BYTES", 1 << 10)
+    np.testing.assert_array_equal(np.full((3, 700), 3.0), summed_up(shelf))
+    shelf.ease()
+    shelf.keep(np.ones(9))  # into a file of its own kind
+    np.testing.assert_array_equal(np.full((3, 700), 3.0), summed_up(shelf))
+    assert shelf.blank((100,)) is None  # better in memory
+    assert IN_MEMORY.blank((1 << 20,)) is None
+
+
+def test_a_map_that_keeps_its_changes_to_itself_would_lose_sums(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shelves, "BLANK_BYTES", 1 << 10)
+    monkeypatch.setattr(shelves, "WRITTEN_THROUGH", shelves.COPIED)
+    assert not summed_up(shelf).any()
 
 
 def test_a_section_takes_its_files_along(tmp_path: Path, shelf: Shelf) -> None:
@@ -117,6 +147,8 @@ def test_a_cut_off_file_does_not_parse(tmp_path: Path, shelf: Shelf) -> None:
         HALF,
         {"criterion": {"name": "magnitude", "of": "weights"}, "amount": {"remove_weights": 0.5}},
         {"criterion": {"name": "distinctiveness", "angle_deg": 60}, "compensation": "project"},
+        {"amount": {"keep_parameters": 0.5}},
+        {"criterion": {"name": "sparsegpt"}, "amount": {"remove_weights": 0.5}},
     ],
 )
 def test_a_job_gives_the_same_file_and_report_wherever_tensors_lie(
@@ -126,6 +158,8 @@ def test_a_job_gives_the_same_file_and_report_wherever_tensors_lie(
     monkeypatch.setattr(shelves, "LARGE", 16)
     places: list[str] = []
     take = Shelf.take
+    monkeypatch.setattr(shelves, "BLANK_BYTES", 16)
+    monkeypatch.setattr(shelves, "EASE_BYTES", 0)
     monkeypatch.setattr(Shelf, "take", lambda *given: (places.append("taken"), take(*given))[1])
     job(tmp_path / "mapped", options)
     assert places

@@ -17,6 +17,7 @@ from worker.engine.criteria.evidence import Centre, Evidence, Step, angles_deg, 
 from worker.engine.graph import Array, Graph
 from worker.engine.incoming import can_take_in, take_in
 from worker.engine.observe import Float, SiteGram
+from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Consume
 
 Method = Literal["none", "merge", "merge_incoming", "project"]
@@ -46,8 +47,9 @@ def compensate(
     groups: Sequence[Group],
     taken: Mapping[str, tuple[Step, ...]],
     evidence: Mapping[str, Evidence],
+    shelf: Shelf = IN_MEMORY,
 ) -> tuple[dict[str, Array], dict[str, tuple[Done, ...]]]:
-    """Constants that change, and for each group what was done."""
+    """Constants that change, on the shelf, and for each group what was done."""
     changed: dict[str, Array] = {}
     record: dict[str, tuple[Done, ...]] = {}
     for group in groups:
@@ -61,10 +63,13 @@ def compensate(
             handed = [
                 (one.step.unit, one.partner) for one in done if one.action == "merged" and one.partner is not None
             ]
-            changed |= take_in(graph, group, handed, changed)
+            taken_in = take_in(graph, group, handed, changed)
+            changed |= {name: shelf.keep(array) for name, array in taken_in.items()}
             continue
         for consume in group.weight_sites():
-            _hand_over(method, centre, graph, group, consume, done, evidence[group.name].sites, changed)
+            moved = _hand_over(method, centre, graph, group, consume, done, evidence[group.name].sites, changed)
+            changed |= {name: shelf.keep(array) for name, array in moved.items()}
+        shelf.ease()
     return changed, record
 
 
@@ -97,8 +102,8 @@ def _hand_over(
     consume: Consume,
     done: Sequence[Done],
     sites: Sequence[SiteGram],
-    changed: dict[str, Array],
-) -> None:
+    changed: Mapping[str, Array],
+) -> dict[str, Array]:
     """Add the weights of removed units to their partners', step by step: what a unit received, it hands on."""
     original = graph.constants[consume.weight]
     weight = np.moveaxis(changed.get(consume.weight, original).astype(np.float64), consume.weight_axis, 0)
@@ -121,10 +126,12 @@ def _hand_over(
             offset += constant * _per_output(weight[gone], consume)
         weight[kept] += factor * weight[gone]
         weight[gone] = 0.0
-    changed[consume.weight] = np.ascontiguousarray(np.moveaxis(weight, 0, consume.weight_axis)).astype(original.dtype)
+    moved: dict[str, Array] = {}
+    moved[consume.weight] = np.moveaxis(weight, 0, consume.weight_axis).astype(original.dtype, order="C")
     if offset is not None:
         old = changed.get(bias, graph.constants[bias])
-        changed[bias] = (old.astype(np.float64) + offset).astype(old.dtype)
+        moved[bias] = (old.astype(np.float64) + offset).astype(old.dtype)
+    return moved
 
 
 def _bias(graph: Graph, consume: Consume) -> str:

@@ -8,18 +8,35 @@ rows have in common costs no digits.
 
 import torch
 
+from worker.engine.shelf import IN_MEMORY, Shelf
+
 WIDE = 512  # below this products in double precision cost little beside the model
 ROWS = 4096  # of wide groups: fewer would spend the time on adding up, not on multiplying
 BLOCK = 256
 
 
+def squares(shelf: Shelf, shape: tuple[int, ...], device: str) -> torch.Tensor:
+    """Zeros to sum products up in: of all layers together they may be many times the model."""
+    blank = shelf.blank(shape) if device == "cpu" else None
+    if blank is None:
+        return torch.zeros(shape, dtype=torch.float64, device=device)
+    return torch.from_numpy(blank)
+
+
+def let_go(shelf: Shelf, sums: torch.Tensor) -> None:
+    """Sums that lie on the shelf need not stay in memory until more is added or somebody looks."""
+    if sums.device.type == "cpu":
+        shelf.let_go(sums.numpy())
+
+
 class Gram:
     """`sums` and `total()` are those of all rows added so far."""
 
-    def __init__(self, units: int, device: str) -> None:
+    def __init__(self, units: int, device: str, shelf: Shelf = IN_MEMORY) -> None:
         self.units, self.rows = units, 0
         self.sums = torch.zeros(units, dtype=torch.float64, device=device)
-        self._products = torch.zeros(units, units, dtype=torch.float64, device=device)
+        self._shelf = shelf
+        self._products = squares(shelf, (units, units), device)
         self._single = units >= WIDE or device != "cpu"
         self._typical: torch.Tensor | None = None
         self._waiting = torch.empty(0, units)
@@ -31,6 +48,7 @@ class Gram:
         if not self._single:
             acts = acts.to(torch.float64)
             self._products.addmm_(acts.T, acts)
+            let_go(self._shelf, self._products)
             return
         acts = acts if acts.is_floating_point() else acts.to(torch.float32)
         if self._typical is None:
@@ -58,9 +76,11 @@ class Gram:
             corner = gram[rows, rows]
             corner.copy_(corner.triu() + corner.triu(1).T)
             gram[start + BLOCK :, rows] = gram[rows, start + BLOCK :].T
+        let_go(self._shelf, gram)
         return gram
 
     def _multiply(self) -> None:
         acts, self._wait = self._waiting[: self._wait], 0
         for start in range(0, self.units, BLOCK):
             self._products[start : start + BLOCK, start:] += acts[:, start : start + BLOCK].T @ acts[:, start:]
+        let_go(self._shelf, self._products)

@@ -15,10 +15,12 @@ import torch
 
 from worker.engine.axes import Layer
 from worker.engine.execute import Executor, Held
+from worker.engine.gram import let_go, squares
 from worker.engine.graph import Array
 from worker.engine.observe import Float
 from worker.engine.ops import RULES
 from worker.engine.ops.linear import Linear
+from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Seen
 
 ROWS = 1 << 15  # of one batch: more places than this are sampled
@@ -46,6 +48,7 @@ class _Sums:
     linear: Linear
     squares: torch.Tensor
     gram: torch.Tensor | None
+    shelf: Shelf
     rows: int = 0
 
     def add(self, features: torch.Tensor) -> None:
@@ -54,6 +57,7 @@ class _Sums:
         self.squares += (wide**2).sum(dim=1)
         if self.gram is not None:
             self.gram.baddbmm_(wide.transpose(1, 2), wide)
+            let_go(self.shelf, self.gram)
         self.rows += wide.shape[1]
 
 
@@ -65,6 +69,7 @@ def layer_inputs(
     *,
     with_gram: bool,
     seed: int,
+    shelf: Shelf = IN_MEMORY,
 ) -> dict[str, LayerInputs]:
     """The sums of each layer, in one pass over the batches."""
     sums: dict[str, _Sums] = {}
@@ -74,9 +79,9 @@ def layer_inputs(
         if linear is None or (with_gram and linear.features > MOST_COLUMNS):
             continue
         shape = linear.blocks, linear.features
-        squares = torch.zeros(shape, dtype=torch.float64, device=executor.device)
-        gram = torch.zeros((*shape, shape[1]), dtype=torch.float64, device=executor.device) if with_gram else None
-        sums.setdefault(layer.weight, _Sums(linear, squares, gram))
+        own = torch.zeros(shape, dtype=torch.float64, device=executor.device)
+        gram = squares(shelf, (*shape, shape[1]), executor.device) if with_gram else None
+        sums.setdefault(layer.weight, _Sums(linear, own, gram, shelf))
         read.setdefault(layer.op.inputs[0], []).append(layer)
     rng = np.random.default_rng([seed, crc32(b"inputs")])
 

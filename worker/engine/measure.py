@@ -101,17 +101,7 @@ def _judge(
     one = evaluate.pad(probe.rows(0, 1), batch)
     models = [subject.loaded.shelf.save(subject.loaded.proto, "uploaded.onnx")]
     models += [made.path for made in work.made] or [work.artifact]
-    scores: Sequence[Score | None] = [None for _ in models]
-    unjudged = ""
-    if samples is None:  # one after the other: a session takes about the size of its model
-        times = [
-            latency_before_ms
-            if path == models[0] and latency_before_ms is not None
-            else evaluate.latency_ms(evaluate.session(path), one)
-            for path in models
-        ]
-    else:
-        scores, unjudged, times = _in_step(subject, models, samples, one, latency_before_ms)
+    scores, unjudged, times = _one_by_one(subject, models, samples, one, latency_before_ms)
     first, *others = scores
     before_ms, *fast = times
     steps = tuple(
@@ -130,27 +120,46 @@ def _judge(
     return Judged(proof, first, others[-1], before_ms, fast[-1], steps, unjudged, forms)
 
 
-def _in_step(
-    subject: Subject, models: Sequence[Path], samples: Samples, one: Samples, latency_before_ms: float | None
+def _one_by_one(
+    subject: Subject, models: Sequence[Path], samples: Samples | None, one: Samples, latency_before_ms: float | None
 ) -> tuple[Sequence[Score | None], str, list[float]]:
-    """The scores of all models over the same samples, why there are none, and how fast each is."""
-    before, *afters = [evaluate.session(path) for path in models]
-    scores: Sequence[Score | None] = [None for _ in models]
-    unjudged = ""
-    try:
-        task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), samples.labels)
-        first, others = evaluate.judge(task, before, afters, samples, subject.graph.fixed_batch())
-        scores = [first, *others]
-    except EspalierError as error:
-        unjudged = _unjudged(subject, samples, error)
-    if latency_before_ms is None:
-        latency_before_ms = evaluate.latency_ms(before, one)
-    return scores, unjudged, [latency_before_ms, *(evaluate.latency_ms(after, one) for after in afters)]
+    """The scores of all models over the same samples, why there are none, and how fast each is. A session takes about
+    the size of its model: none stands beside another."""
+    scores: list[Score | None] = []
+    times: list[float] = []
+    reference, unjudged = None, ""
+    for path in models:
+        if samples is None and latency_before_ms is not None and not times:
+            times.append(latency_before_ms)
+            continue
+        running = evaluate.session(path)
+        try:
+            if samples is not None and not unjudged:
+                reference, score = _judged(subject, reference, running, samples)
+                scores.append(score)
+        except EspalierError as error:
+            unjudged = _unjudged(subject, samples, error)
+        known = None if times else latency_before_ms
+        times.append(evaluate.latency_ms(running, one) if known is None else known)
+        del running
+        subject.loaded.shelf.release()
+    return scores if len(scores) == len(models) else [None for _ in models], unjudged, times
 
 
-def _unjudged(subject: Subject, samples: Samples, error: EspalierError) -> str:
+def _judged(
+    subject: Subject, reference: evaluate.Reference | None, model: evaluate.Session, samples: Samples
+) -> tuple[evaluate.Reference, Score]:
+    """The first model's answers are what the others' are held against."""
+    if reference is not None:
+        return reference, reference.judge(model)
+    task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), samples.labels)
+    reference = evaluate.Reference(task, model, samples, subject.graph.fixed_batch(), subject.loaded.shelf)
+    return reference, reference.score
+
+
+def _unjudged(subject: Subject, samples: Samples | None, error: EspalierError) -> str:
     """An output that cannot be judged is a refusal where somebody asked for it; else the report says so."""
-    asked = subject.request.evaluation.model_fields_set or samples.labels is not None
+    asked = subject.request.evaluation.model_fields_set or (samples is not None and samples.labels is not None)
     if error.code != "evaluation_invalid" or asked:
         raise error
     return error.failure.detail

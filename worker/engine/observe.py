@@ -18,6 +18,7 @@ from worker.engine.execute import Executor, Held, Visit
 from worker.engine.gram import Gram
 from worker.engine.graph import Array, Graph
 from worker.engine.ops import RULES
+from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Points, Seen
 
 Float = npt.NDArray[np.float64]
@@ -56,13 +57,13 @@ def see(executor: Executor, feeds: Mapping[str, Array]) -> Seen:
 
 
 class _Accumulator:
-    def __init__(self, index: Points, size: int, axis: int, device: str, count_zeros: bool) -> None:
+    def __init__(self, index: Points, size: int, axis: int, device: str, count_zeros: bool, shelf: Shelf) -> None:
         units, self.width = index.shape
         self.axis = axis
         whole = self.width == 1 and np.array_equal(index.ravel(), np.arange(size))
         self.index = None if whole else torch.from_numpy(index.ravel()).to(device)
         self.units = units
-        self.gram = Gram(units, device)
+        self.gram = Gram(units, device, shelf)
         self.zeros = torch.zeros(units, dtype=torch.float64, device=device) if count_zeros else None
 
     def add(self, value: torch.Tensor) -> None:
@@ -87,9 +88,10 @@ def grams(
     batches: Iterable[Mapping[str, Array]],
     count_zeros: bool = False,
     beside: Visit | None = None,
+    shelf: Shelf = IN_MEMORY,
 ) -> dict[str, tuple[SiteGram, ...]]:
     """The Grams of each group, one for each tensor its consumers read, in one pass over the batches. `beside` is shown
-    every value of the same pass."""
+    every value of the same pass; large Grams lie on the shelf."""
     graph = executor.graph
     wanted: dict[str, list[tuple[Group, int, _Accumulator | None]]] = {}
     groups = tuple(groups)
@@ -105,8 +107,11 @@ def grams(
             assert isinstance(value, torch.Tensor)
             if name in zeros:
                 value = value.to(torch.float64) - zeros[name]
-            kept = known or _Accumulator(group.sites[name, axis], value.shape[axis], axis, executor.device, count_zeros)
-            wanted[name][place] = (group, axis, kept)
+            kept = known
+            if kept is None:
+                size = value.shape[axis]
+                kept = _Accumulator(group.sites[name, axis], size, axis, executor.device, count_zeros, shelf)
+                wanted[name][place] = (group, axis, kept)
             kept.add(value)
 
     for feeds in batches:

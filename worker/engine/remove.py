@@ -72,7 +72,9 @@ def _cut(
         changed, taken, refits, unfitted = rebuilt.changed, rebuilt.taken, rebuilt.refits, rebuilt.unfitted
         done = {name: refitted(steps) for name, steps in taken.items()}
     else:
-        changed, done = compensate(request.compensation, _centre(request), graph, subject.groups, taken, evidence)
+        changed, done = compensate(
+            request.compensation, _centre(request), graph, subject.groups, taken, evidence, shelf
+        )
     changed = {name: shelf.keep(array) for name, array in changed.items()}
     gone = {name: tuple(sorted(step.unit for step in steps)) for name, steps in taken.items()}
     lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in gone.items()})
@@ -91,7 +93,9 @@ def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Spli
     def some(samples: Samples | None) -> list[Mapping[str, Array]]:
         return [] if samples is None else list(batches(graph, samples.rows(0, min(samples.count, most)), stage.within))
 
-    material = Material(some(data.fit), some(data.held_back), subject.device, subject.request.seed)
+    material = Material(
+        some(data.fit), some(data.held_back), subject.device, subject.request.seed, subject.loaded.shelf
+    )
     on_the_way = subject.request.criterion.watches_readers()
     return reconstruct(ties, subject.groups, consumers(graph, ties.seen, subject.groups), material, taken, on_the_way)
 
@@ -105,7 +109,9 @@ def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:
     if asked and data.fit is not None:
         parts = batches(graph, data.fit, stage.within)
         executor = Executor(graph, subject.device)
-        inputs = layer_inputs(executor, layers, seen, parts, with_gram=asked == "grams", seed=request.seed)
+        inputs = layer_inputs(
+            executor, layers, seen, parts, with_gram=asked == "grams", seed=request.seed, shelf=subject.loaded.shelf
+        )
     return sparsify(request, graph, layers, Clues(subject.sensitivities, inputs), subject.loaded.shelf)
 
 

@@ -150,9 +150,10 @@ def observe(
     sights: dict[str, tuple[Sight | RecurrentSight, ...]] = {}
     if fit is not None and (want.grams or want.sights):
         watched = consumers(graph, subject.analysis.ties.seen, subject.groups) if want.sights else ()
-        watching = Watching(executor, watched, -(-fit.count // batch_rows(graph, fit)), want.seed)
+        parts, shelf = -(-fit.count // batch_rows(graph, fit)), subject.loaded.shelf
+        watching = Watching(executor, watched, parts, want.seed, shelf)
         groups = [group for group in subject.groups if want.grams or not watching.sees(group.name)]
-        found = grams(executor, groups, batches(graph, fit, stage.within), want.zeros, watching.visit)
+        found = grams(executor, groups, batches(graph, fit, stage.within), want.zeros, watching.visit, shelf)
         sights = watching.sights()
     look = None
     if fit is not None and want.loss is not None:

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -23,8 +24,13 @@ from worker.engine.graph import Array
 
 LARGE: int = 1 << 18  # bytes of a tensor that is worth a place of its own
 DRAWER_BYTES: int = 1 << 27  # of one file, unless a tensor is larger; each file takes one descriptor
+EASE_BYTES: int = 1 << 28  # on the shelf in all, from which on pages are let go inside of stages too
+BLANK_BYTES: int = 1 << 22  # of what is summed up: letting go of less, sum by sum, costs more than it gives
 ALIGNMENT: Final = 4096
 BLOCK: Final = 1 << 20
+# Both writable, because torch warns of anything else. What is written through a copied map stays in this process.
+COPIED: Final = mmap.ACCESS_COPY
+WRITTEN_THROUGH: Final = mmap.ACCESS_WRITE
 PREFIX: Final = "espalier-weights-"
 TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
 
@@ -57,13 +63,13 @@ class _Drawer:
 
     path: Path
     size: int
+    access: int
 
     def __post_init__(self) -> None:
         self.end = 0
         with self.path.open("w+b") as file:
             file.truncate(self.size)
-            # Writable, because torch warns of anything else; what is written through it stays in this process.
-            self.map = mmap.mmap(file.fileno(), self.size, access=mmap.ACCESS_COPY)
+            self.map = mmap.mmap(file.fileno(), self.size, access=self.access)
         self.bytes: np.ndarray[tuple[int], np.dtype[np.uint8]] = np.frombuffer(self.map, np.uint8)
 
 
@@ -136,6 +142,14 @@ class Shelf:
                 into.write(file.read(min(left, BLOCK)))
         return Place(drawer.path.name, start, length)
 
+    def blank(self, shape: tuple[int, ...]) -> Array | None:
+        """Zeros in double precision to sum up in, which reach the file; None where they are better in memory."""
+        size = 8 * prod(shape)
+        if self.folder is None or size < BLANK_BYTES:
+            return None
+        drawer, offset = self._room(size, WRITTEN_THROUGH)
+        return self.view(Place(drawer.path.name, offset, size), np.dtype(np.float64), shape)
+
     def view(self, place: Place, dtype: "np.dtype[np.generic]", shape: tuple[int, ...]) -> Array:
         """The numbers at a place."""
         held = self._drawers[place.location].bytes[place.offset : place.offset + place.length]
@@ -168,10 +182,24 @@ class Shelf:
     def release(self) -> None:
         """Let go of the pages; who looks again finds them in the file. What the libraries have freed goes too: sessions
         leave hundreds of megabytes in the allocator's hands."""
-        for drawer in self._drawers.values():
-            drawer.map.madvise(mmap.MADV_DONTNEED)
+        self._let_all_go()
         if self._drawers and TRIM is not None:
             TRIM(0)
+
+    def ease(self) -> None:
+        """Let go of the pages inside of a stage too, where they are many."""
+        if sum(drawer.size for drawer in self._drawers.values()) >= EASE_BYTES:
+            self._let_all_go()
+
+    def _let_all_go(self) -> None:
+        for drawer in self._drawers.values():
+            drawer.map.madvise(mmap.MADV_DONTNEED)
+
+    def let_go(self, array: Array) -> None:
+        """Let go of the pages of one array, if it is here."""
+        if (place := self._place(array)) is not None:
+            size = -(-place.length // ALIGNMENT) * ALIGNMENT
+            self._drawers[place.location].map.madvise(mmap.MADV_DONTNEED, place.offset, size)
 
     def save(self, proto: onnx.ModelProto, name: str) -> Path:
         """Write a model beside the files that it names, for libraries that want a path."""
@@ -183,12 +211,13 @@ class Shelf:
         place = self._known.get(array.ctypes.data)
         return place if place is not None and place.length == array.nbytes and array.flags.c_contiguous else None
 
-    def _room(self, length: int) -> tuple[_Drawer, int]:
-        """Room for so many bytes, in the last file or a new one."""
-        last = next(reversed(self._drawers.values()), None)
+    def _room(self, length: int, access: int = COPIED) -> tuple[_Drawer, int]:
+        """Room for so many bytes, in the last file of its kind or a new one."""
+        last = next((drawer for drawer in reversed(self._drawers.values()) if drawer.access == access), None)
         if last is None or last.end + length > last.size:
             path = self._folder() / f"{PREFIX}{len(self._drawers)}"
-            last = self._drawers[path.name] = _Drawer(path, max(DRAWER_BYTES, length))
+            size = -(-max(DRAWER_BYTES, length) // ALIGNMENT) * ALIGNMENT
+            last = self._drawers[path.name] = _Drawer(path, size, access)
         offset = last.end
         last.end = -(-(offset + length) // ALIGNMENT) * ALIGNMENT
         return last, offset

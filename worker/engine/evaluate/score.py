@@ -6,7 +6,7 @@ not match the outputs that were computed (`labels_invalid`), outputs that are Na
 Everything is tallied batch by batch: maps of class scores for thousands of images never stand in memory together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -17,6 +17,7 @@ from worker.engine.data import Samples
 from worker.engine.evaluate.runtime import Session, run_batches
 from worker.engine.evaluate.tally import Binary, Classification, Fidelity, Regression
 from worker.engine.evaluate.task import Task
+from worker.engine.shelf import IN_MEMORY, Shelf
 
 Array: TypeAlias = NDArray[np.generic]
 
@@ -39,19 +40,29 @@ def score(
     return tally.result()
 
 
-def judge(
-    task: Task, before: Session, afters: Sequence[Session], samples: Samples, batch: int | None
-) -> tuple[Score, tuple[Score, ...]]:
-    """All models over the same samples in step: the uploaded one's score, and those of what became of it."""
-    first, tallies = _tally(task), [_tally(task) for _ in afters]
-    names = (task.output,)
-    others = [run_batches(one, samples, batch, names) for one in afters]
-    for part, found in run_batches(before, samples, batch, names):
-        output = found[task.output]
-        first.add(output, part.labels, output if task.kind == "fidelity" else None)
-        for tally, other in zip(tallies, others, strict=True):
-            tally.add(next(other)[1][task.output], part.labels, output)
-    return first.result(), tuple(tally.result() for tally in tallies)
+class Reference:
+    """The uploaded model's answers to samples, batch by batch and on the shelf where they are large, and its score. So
+    what became of it can be judged when the uploaded model is no longer held."""
+
+    def __init__(
+        self, task: Task, before: Session, samples: Samples, batch: int | None, shelf: Shelf = IN_MEMORY
+    ) -> None:
+        self.task, self.samples, self.batch = task, samples, batch
+        self.answers: list[Array] = []
+        tally = _tally(task)
+        for part, found in run_batches(before, samples, batch, (task.output,)):
+            output = shelf.keep(found[task.output])
+            tally.add(output, part.labels, output if task.kind == "fidelity" else None)
+            self.answers.append(output)
+        self.score = tally.result()
+
+    def judge(self, after: Session) -> Score:
+        """The score of what became of it, over the same samples."""
+        tally = _tally(self.task)
+        parts = run_batches(after, self.samples, self.batch, (self.task.output,))
+        for (part, found), answer in zip(parts, self.answers, strict=True):
+            tally.add(found[self.task.output], part.labels, answer)
+        return tally.result()
 
 
 def _tally(task: Task) -> Tally:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from schemas.errors import EspalierError
+from worker.engine.gram import let_go, squares
+from worker.engine.shelf import IN_MEMORY, Shelf
 
 CHUNK_ROWS = 4096
 MOST_LIFT = 1e6  # times its own diagonal: with a millionth of that, a matrix of real numbers is positive
@@ -32,17 +34,19 @@ class Normal:
 class Sums:
     """Adds rows up."""
 
-    def __init__(self, blocks: int, features: int, outputs: int, constant: bool, device: str) -> None:
+    def __init__(
+        self, blocks: int, features: int, outputs: int, constant: bool, device: str, shelf: Shelf = IN_MEMORY
+    ) -> None:
         width = features + constant
-        self.constant = constant
+        self.constant, self.shelf = constant, shelf
         self.rows = 0
-        self.h = torch.zeros(blocks, width, width, dtype=torch.float64, device=device)
+        self.h = squares(shelf, (blocks, width, width), device)
         self.b = torch.zeros(blocks, width, outputs, dtype=torch.float64, device=device)
         self.t = torch.zeros(blocks, outputs, dtype=torch.float64, device=device)
 
     @torch.inference_mode()
     def add(self, features: torch.Tensor, targets: torch.Tensor | None) -> None:
-        """(blocks, rows, features) and (blocks, rows, outputs)."""
+        """(blocks, rows, features) and, of rows that have targets, (blocks, rows, outputs)."""
         for start in range(0, features.shape[1], CHUNK_ROWS):
             f = features[:, start : start + CHUNK_ROWS]
             if self.constant:
@@ -54,12 +58,16 @@ class Sums:
                 self.b += turned @ t
                 self.t += t.square().sum(dim=1, dtype=torch.float64)
         self.rows += features.shape[1]
+        let_go(self.shelf, self.h)
 
     def means(self) -> Normal:
-        n = max(self.rows, 1)
-        if not all(bool(one.isfinite().all()) for one in (self.h, self.b, self.t)):
+        """Nothing can be added any more: they are made where the sums stood."""
+        sums = self.h, self.b, self.t
+        if not all(bool(one.isfinite().all()) for one in sums):
             raise _overflow()
-        return Normal(self.h / n, self.b / n, self.t / n, self.constant)
+        h, b, t = (one.div_(max(self.rows, 1)) for one in sums)
+        let_go(self.shelf, h)
+        return Normal(h, b, t, self.constant)
 
 
 def penalty(normal: Normal, ridge: float) -> torch.Tensor:

@@ -18,6 +18,7 @@ from worker.engine.graph import Array, Graph, Op
 from worker.engine.refit.consumers import Consumer, consumer_of
 from worker.engine.refit.readings import Reading
 from worker.engine.refit.walk import Batches, Plan, Refit, Refitting, Sides, Trail
+from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Seen, Ties
 
 LIVE_BYTES = 2 << 30  # what both models hold of all samples at once; values between readings are held batch by batch
@@ -47,6 +48,7 @@ class Material:
     held: Batches
     device: str
     seed: int
+    shelf: Shelf = IN_MEMORY
 
 
 def most_samples(graph: Graph, seen: Seen) -> int:
@@ -82,7 +84,7 @@ def reconstruct(
 
     refitting = Refitting(
         graph, student, sides(material.fit), sides(material.held or material.fit), plan,
-        torch.Generator().manual_seed(material.seed),
+        torch.Generator().manual_seed(material.seed), material.shelf,
     )  # fmt: skip
     refits = tuple(refitting.step(reading) for reading in active)
     final = {name: _steps(steps, plan, name) for name, steps in taken.items()}

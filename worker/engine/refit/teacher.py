@@ -4,7 +4,7 @@ In: an executor, the readings and one pass over batches of samples. Out: for eac
 reads it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,7 @@ from worker.engine.refit.readings import Reading
 from worker.engine.refit.recurrent import Recurrence, features, steps, tensors_of
 from worker.engine.refit.rows import rows_for, rows_wanted, some_of
 from worker.engine.refit.weights import weighed
+from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Points
 
 
@@ -32,12 +33,15 @@ class Sight:
     normal: Normal
     energy: float
     rows: Points
+    shelf: Shelf
 
     def reader(self) -> Reader:
         """A fresh start for elimination. The teacher's own output is the target: W is already the best there is."""
         w, scale = weighed(self.graph, self.reading, self.energy, str(self.normal.h.device))
         rows = torch.from_numpy(self.rows).to(w.device)
-        return reader(self.normal, w, rows, ORDER_RIDGE, scale, taught=True)
+        found = reader(self.normal, w, rows, ORDER_RIDGE, scale, taught=True)
+        self.shelf.ease()
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,12 +65,13 @@ class RecurrentSight:
 class _Watch:
     """Adds up what one reading sees, and how large what it is judged by is."""
 
-    def __init__(self, reading: Reading, rows: int, generator: torch.Generator, device: str) -> None:
+    def __init__(self, reading: Reading, rows: int, generator: torch.Generator, device: str, shelf: Shelf) -> None:
         linear = reading.linear
+        self.shelf = shelf
         self.reading = reading
         self.rows = rows
         self.generator = generator
-        self.sums = Sums(linear.blocks, reading.columns, linear.outputs, bool(reading.tail.bias), device)
+        self.sums = Sums(linear.blocks, reading.columns, 0, bool(reading.tail.bias), device, shelf)
         self.squares, self.places = 0.0, 0
 
     def look(self, x: torch.Tensor) -> None:
@@ -79,20 +84,31 @@ class _Watch:
         self.squares += float(value.square().sum(dtype=torch.float64))
         self.places += value.numel() // self.reading.linear.count
 
-    def sight(self, graph: Graph, rows: Points) -> Sight:
-        return Sight(graph, self.reading, self.sums.means(), self.squares / max(self.places, 1), rows)
+    def sights(self, graph: Graph) -> Iterator[tuple[str, Sight]]:
+        """One for each group."""
+        means, energy = self.sums.means(), self.squares / max(self.places, 1)
+        for name, rows in self.reading.units.items():
+            yield name, Sight(graph, self.reading, means, energy, rows, self.shelf)
 
 
 class _RecurrentWatch:
     """Adds up what the gates of one layer see. Its states are computed anew from what it reads."""
 
-    def __init__(self, graph: Graph, reading: Recurrence, rows: int, generator: torch.Generator, device: str) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        reading: Recurrence,
+        rows: int,
+        generator: torch.Generator,
+        device: str,
+        shelf: Shelf,
+    ) -> None:
         self.reading = reading
         self.rows = rows
         self.generator = generator
         self.weights = reading.weights(graph.constants).to(device)
         self.values: dict[str, Held] = {}
-        self.sums = Sums(len(self.weights.w), reading.features, 1, reading.biased, device)
+        self.sums = Sums(len(self.weights.w), reading.features, 0, reading.biased, device, shelf)
 
     def ends(self, name: str) -> bool:
         return name == next(filter(None, self.reading.op.outputs))
@@ -118,7 +134,9 @@ class _RecurrentWatch:
 class Watching:
     """To be shown every value of a pass over the data; `batches` says how many shows of each there will be."""
 
-    def __init__(self, executor: Executor, readings: Iterable[Consumer], batches: int, seed: int) -> None:
+    def __init__(
+        self, executor: Executor, readings: Iterable[Consumer], batches: int, seed: int, shelf: Shelf = IN_MEMORY
+    ) -> None:
         self.graph = executor.graph
         generator = torch.Generator().manual_seed(seed)
         self._sources: dict[str, list[_Watch]] = {}
@@ -128,9 +146,11 @@ class Watching:
         for reading in readings:
             if reading.units and isinstance(reading, Recurrence):
                 rows = rows_for(reading.features) // max(batches, 1)
-                self._recurrent.append(_RecurrentWatch(executor.graph, reading, rows, generator, executor.device))
+                own = _RecurrentWatch(executor.graph, reading, rows, generator, executor.device, shelf)
+                self._recurrent.append(own)
             elif reading.units and isinstance(reading, Reading):
-                one = _Watch(reading, rows_wanted(reading) // max(batches, 1), generator, executor.device)
+                rows = rows_wanted(reading) // max(batches, 1)
+                one = _Watch(reading, rows, generator, executor.device, shelf)
                 self._all.append(one)
                 self._sources.setdefault(reading.source, []).append(one)
                 self._judged.setdefault(reading.tail.judged, []).append(one)
@@ -160,6 +180,6 @@ class Watching:
             for name, rows in recurrent.reading.units.items():
                 found.setdefault(name, []).append(recurrent.sight(rows))
         for one in self._all:
-            for name, rows in one.reading.units.items():
-                found.setdefault(name, []).append(one.sight(self.graph, rows))
+            for name, sight in one.sights(self.graph):
+                found.setdefault(name, []).append(sight)
         return {name: tuple(some) for name, some in found.items()}

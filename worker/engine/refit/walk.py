@@ -26,6 +26,7 @@ from worker.engine.refit.recurrent import Recurrence, Weights, changed
 from worker.engine.refit.rows import MOST_BYTES, row_bytes, rows_wanted, some_of
 from worker.engine.refit.unrolled import Case, Unrolled, case
 from worker.engine.refit.weights import change, judged_scale, matrix, weighed
+from worker.engine.shelf import IN_MEMORY, Shelf
 
 RECTIFIED_STEPS = 6
 WORTH_A_BIAS = 0.98  # of the error: a bias that the model does not have is added for no less
@@ -170,6 +171,7 @@ class Refitting:
     held: Sides
     plan: Plan
     generator: torch.Generator
+    shelf: Shelf = IN_MEMORY
     changed: dict[str, Array] = field(default_factory=dict)
 
     def step(self, reading: Reading | Recurrence) -> Refit:
@@ -186,8 +188,9 @@ class Refitting:
 
     def _change(self, arrays: Mapping[str, Array]) -> None:
         for name, array in arrays.items():
-            self.changed[name] = array
-            self.student.replace(name, array)
+            self.changed[name] = self.shelf.keep(array)
+            self.student.replace(name, self.changed[name])
+        self.shelf.ease()
 
     def _fit(self, reading: Reading) -> Refit:
         device, lanes = self.student.device, reading.lanes
