@@ -15,12 +15,11 @@ ROWS = 4096  # of wide groups: fewer would spend the time on adding up, not on m
 BLOCK = 256
 
 
-def squares(shelf: Shelf, shape: tuple[int, ...], device: str) -> torch.Tensor:
+def zeros(shelf: Shelf, shape: tuple[int, ...], device: str, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     """Zeros to sum products up in: of all layers together they may be many times the model."""
-    blank = shelf.blank(shape) if device == "cpu" else None
-    if blank is None:
-        return torch.zeros(shape, dtype=torch.float64, device=device)
-    return torch.from_numpy(blank)
+    kind = torch.empty(0, dtype=dtype).numpy().dtype
+    blank = shelf.blank(shape, kind) if device == "cpu" else None
+    return torch.zeros(shape, dtype=dtype, device=device) if blank is None else torch.from_numpy(blank)
 
 
 def let_go(shelf: Shelf, sums: torch.Tensor) -> None:
@@ -36,7 +35,7 @@ class Gram:
         self.units, self.rows = units, 0
         self.sums = torch.zeros(units, dtype=torch.float64, device=device)
         self._shelf = shelf
-        self._products = squares(shelf, (units, units), device)
+        self._products = zeros(shelf, (units, units), device)
         self._single = units >= WIDE or device != "cpu"
         self._typical: torch.Tensor | None = None
         self._waiting = torch.empty(0, units)
@@ -53,13 +52,14 @@ class Gram:
         acts = acts if acts.is_floating_point() else acts.to(torch.float32)
         if self._typical is None:
             self._typical = acts.mean(dim=0)
-            self._waiting = acts.new_empty(ROWS, self.units)
+            self._waiting = zeros(self._shelf, (ROWS, self.units), str(acts.device), acts.dtype)
         while len(acts):
             some, acts = acts[: ROWS - self._wait], acts[ROWS - self._wait :]
             torch.sub(some, self._typical, out=self._waiting[self._wait : self._wait + len(some)])
             self._wait += len(some)
             if self._wait == ROWS:
                 self._multiply()
+        let_go(self._shelf, self._waiting)
 
     def total(self) -> torch.Tensor:
         """The Gram. Nothing can be added any more: it is made where the products stood."""

@@ -15,7 +15,7 @@ import torch
 
 from worker.engine.axes import Layer
 from worker.engine.execute import Executor, Held
-from worker.engine.gram import let_go, squares
+from worker.engine.gram import let_go, zeros
 from worker.engine.graph import Array
 from worker.engine.observe import Float
 from worker.engine.ops import RULES
@@ -80,7 +80,7 @@ def layer_inputs(
             continue
         shape = linear.blocks, linear.features
         own = torch.zeros(shape, dtype=torch.float64, device=executor.device)
-        gram = squares(shelf, (*shape, shape[1]), executor.device) if with_gram else None
+        gram = zeros(shelf, (*shape, shape[1]), executor.device) if with_gram else None
         sums.setdefault(layer.weight, _Sums(linear, own, gram, shelf))
         read.setdefault(layer.op.inputs[0], []).append(layer)
     rng = np.random.default_rng([seed, crc32(b"inputs")])

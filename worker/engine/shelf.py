@@ -31,6 +31,7 @@ BLOCK: Final = 1 << 20
 # Both writable, because torch warns of anything else. What is written through a copied map stays in this process.
 COPIED: Final = mmap.ACCESS_COPY
 WRITTEN_THROUGH: Final = mmap.ACCESS_WRITE
+DOUBLE: Final = np.dtype(np.float64)
 PREFIX: Final = "espalier-weights-"
 TRIM: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
 
@@ -142,13 +143,13 @@ class Shelf:
                 into.write(file.read(min(left, BLOCK)))
         return Place(drawer.path.name, start, length)
 
-    def blank(self, shape: tuple[int, ...]) -> Array | None:
-        """Zeros in double precision to sum up in, which reach the file; None where they are better in memory."""
-        size = 8 * prod(shape)
+    def blank(self, shape: tuple[int, ...], dtype: "np.dtype[np.generic]" = DOUBLE) -> Array | None:
+        """Zeros to write over, which reach the file; None where they are better in memory."""
+        size = dtype.itemsize * prod(shape)
         if self.folder is None or size < BLANK_BYTES:
             return None
         drawer, offset = self._room(size, WRITTEN_THROUGH)
-        return self.view(Place(drawer.path.name, offset, size), np.dtype(np.float64), shape)
+        return self.view(Place(drawer.path.name, offset, size), dtype, shape)
 
     def view(self, place: Place, dtype: "np.dtype[np.generic]", shape: tuple[int, ...]) -> Array:
         """The numbers at a place."""

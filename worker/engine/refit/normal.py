@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from schemas.errors import EspalierError
-from worker.engine.gram import let_go, squares
+from worker.engine.gram import let_go, zeros
 from worker.engine.shelf import IN_MEMORY, Shelf
 
 CHUNK_ROWS = 4096
@@ -40,7 +40,7 @@ class Sums:
         width = features + constant
         self.constant, self.shelf = constant, shelf
         self.rows = 0
-        self.h = squares(shelf, (blocks, width, width), device)
+        self.h = zeros(shelf, (blocks, width, width), device)
         self.b = torch.zeros(blocks, width, outputs, dtype=torch.float64, device=device)
         self.t = torch.zeros(blocks, outputs, dtype=torch.float64, device=device)
 
