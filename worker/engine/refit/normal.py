@@ -40,6 +40,7 @@ class Sums:
         width = features + constant
         self.constant, self.shelf = constant, shelf
         self.rows = 0
+        self._means: Normal | None = None
         self.h = zeros(shelf, (blocks, width, width), device)
         self.b = torch.zeros(blocks, width, outputs, dtype=torch.float64, device=device)
         self.t = torch.zeros(blocks, outputs, dtype=torch.float64, device=device)
@@ -62,12 +63,15 @@ class Sums:
 
     def means(self) -> Normal:
         """Nothing can be added any more: they are made where the sums stood."""
+        if self._means is not None:
+            return self._means
         sums = self.h, self.b, self.t
         if not all(bool(one.isfinite().all()) for one in sums):
             raise _overflow()
         h, b, t = (one.div_(max(self.rows, 1)) for one in sums)
         let_go(self.shelf, h)
-        return Normal(h, b, t, self.constant)
+        self._means = Normal(h, b, t, self.constant)
+        return self._means
 
 
 def penalty(normal: Normal, ridge: float) -> torch.Tensor:
