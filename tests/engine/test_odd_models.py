@@ -182,7 +182,33 @@ REFUSED: dict[str, tuple[Change, str, str]] = {
             proto.graph.input[0].type.tensor_type.shape.dim[0].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=0))
         ),
         "model_invalid",
-        "size 0",
+        "size 0 or less",
+    ),
+    "input of a negative size": (
+        lambda proto: (
+            proto.graph.input[0].type.tensor_type.shape.dim[0].CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=-4))
+        ),
+        "model_invalid",
+        "size 0 or less",
+    ),
+    "input that no machine holds": (
+        lambda proto: (
+            proto.graph.input[0]
+            .type.tensor_type.shape.dim[0]
+            .CopyFrom(onnx.TensorShapeProto.Dimension(dim_value=1 << 62))
+        ),
+        "model_invalid",
+        "no machine holds them",
+    ),
+    "weight of another size than it states": (
+        lambda proto: proto.graph.initializer[0].dims.__setitem__(1, 7),
+        "model_invalid",
+        "the constant 'w' is (6, 7) of float32, 168 bytes, and holds 192",
+    ),
+    "attribute of a length that nothing takes": (
+        lambda proto: proto.graph.node[1].CopyFrom(helper.make_node("Transpose", ["h"], ["r"], perm=[1, 0, -1])),
+        "model_does_not_run",
+        "perm",
     ),
     "training mode": (_training, "model_format_unsupported", "training mode"),
     "infinite weight": (_infinite, "model_does_not_run", "'y'"),

@@ -25,6 +25,10 @@ from worker.engine.ops.elementwise import tie_first
 LONGEST = 64  # elements of a list that may hold sizes
 LEFT_BYTES = 1 << 16  # what one such list may take
 INTEGERS = (TensorProto.INT64, TensorProto.INT32)
+NOT_INFERRED = (
+    onnx.shape_inference.InferenceError, onnx.checker.ValidationError, onnx.defs.SchemaError, RuntimeError, ValueError,
+    TypeError,
+)  # fmt: skip
 SAME_SHAPE = frozenset(key for key, rule in RULES.items() if rule.tie is tie_first) - {"Cast", "CastLike", "Dropout"}
 
 
@@ -183,7 +187,7 @@ def _follow_shapes(op: Op, found: Settled) -> None:
         return
     try:
         inferred = _inferred(op, found)
-    except (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, RuntimeError, ValueError, TypeError):
+    except NOT_INFERRED:
         return  # it is a help: onnxruntime runs more than onnx infers
     for name, kind in inferred.items():
         tensor = kind.tensor_type

@@ -24,7 +24,7 @@ from onnx.reference import ReferenceEvaluator
 from schemas.errors import EspalierError
 from worker.engine.chance import settle
 from worker.engine.graph import Array, Graph, Op
-from worker.engine.memory import run_failure, shortened
+from worker.engine.memory import is_out_of_memory, run_failure, shortened
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import NoTorchForm
 from worker.engine.quantised import ZEROS
@@ -209,10 +209,10 @@ class Executor:
         if rule is not None and len(tensors) == len(values):
             try:
                 return rule.compute(op, tensors)
-            except (NoTorchForm, NotImplementedError):  # torch lacks many forms of unsigned numbers
-                pass
-            except (RuntimeError, IndexError, TypeError) as error:
-                raise run_failure(error, shortened(error), where=op.label()) from None
+            except (NoTorchForm, RuntimeError, ValueError, LookupError, TypeError, ArithmeticError) as error:
+                # torch lacks many forms of unsigned numbers; what odd attributes and sizes mean, onnxruntime says
+                if is_out_of_memory(error):
+                    raise run_failure(error, shortened(error), where=op.label()) from None
         return self._alone(op, values, live)
 
     def _alone(self, op: Op, values: Sequence[Held | None], live: Mapping[str, Held]) -> Sequence[Held]:

@@ -176,7 +176,8 @@ def _attr_value(attr: ir.Attr) -> AttrValue | None:
         case ir.AttributeType.FLOAT:
             return float(attr.as_float())
         case ir.AttributeType.STRING:
-            return str(attr.as_string())
+            # Bytes that are no text are the operator's own; what should have been text, onnxruntime refuses.
+            return attr.value if isinstance(attr.value, str) else None
         case ir.AttributeType.INTS:
             return tuple(int(one) for one in attr.as_ints())
         case ir.AttributeType.FLOATS:
@@ -219,6 +220,6 @@ def _captured(graph: ir.Graph) -> list[str]:
 
 
 def _port(value: ir.Value) -> Port:
-    dtype = None if value.dtype is None or value.dtype == ir.DataType.STRING else np.dtype(value.dtype.numpy())
+    dtype = None if value.dtype in (None, ir.DataType.STRING, ir.DataType.UNDEFINED) else np.dtype(value.dtype.numpy())
     shape = None if value.shape is None else tuple(dim if isinstance(dim, int) else None for dim in value.shape)
     return Port(str(value.name), dtype, shape)

@@ -22,6 +22,7 @@ from worker.engine.expands import settle_expands
 from worker.engine.external import bring_inside
 from worker.engine.fold import fold_constants
 from worker.engine.formats import refuse_foreign
+from worker.engine.memory import shortened
 from worker.engine.outline import read_model
 from worker.engine.settled import open_products, settle_sizes
 from worker.engine.shelf import IN_MEMORY, Place, Shelf
@@ -60,7 +61,7 @@ def load(path: Path, external: Mapping[str, Path], name: str = "model", shelf: S
         raise EspalierError("model_unreadable", "the file holds no ONNX graph", where=name)
     bring_inside(proto, external, shelf, name)
     admit(proto, shelf, name)
-    model, copies = _normalise(proto, shelf)
+    model, copies = _normalise(proto, shelf, name)
     files = (path, *external.values())
     return Loaded(proto, model, copies, sum(file.stat().st_size for file in files), sum(map(gzip_bytes, files)), shelf)
 
@@ -85,8 +86,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _normalise(proto: onnx.ModelProto, shelf: Shelf) -> tuple[ir.Model, dict[str, str]]:
-    model = ir.from_proto(proto)
+def _normalise(proto: onnx.ModelProto, shelf: Shelf, name: str) -> tuple[ir.Model, dict[str, str]]:
+    try:
+        model = ir.from_proto(proto)
+    except ir.serde.SerdeError as error:
+        why = shortened(error.__cause__ or error)
+        raise EspalierError("model_invalid", f"the graph cannot be read: {why}", where=name) from None
     _look_up(model.graph, shelf)
     if model.functions:
         model = passes.InlinePass()(model).model

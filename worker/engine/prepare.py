@@ -15,6 +15,7 @@ from schemas.kinds import JobRequest
 from schemas.report import DataUse
 from worker.engine import torchscript
 from worker.engine.axes import Analysis, analyse
+from worker.engine.blame import blamed
 from worker.engine.data import Samples, Split, read_samples, split
 from worker.engine.data.history import History, read_history
 from worker.engine.execute import Executor
@@ -49,14 +50,17 @@ def prepare(
     device = _device(request)
     with stage("load", f"reading {inputs.model.name}"):
         loaded = _load(request, inputs, workdir, limits, shelf)
-        graph = freeze(loaded.model, request.sample_axes)
+        with blamed(loaded):
+            graph = freeze(loaded.model, request.sample_axes)
     with stage("data", "reading the data"):
         data = read(request, inputs, graph, limits, request.seed)
         history = _history(request, inputs, limits)
     with stage("analyse", "following the axes"):
         executor = Executor(graph, device)
-        probe = look(executor, data, request.seed)
-        analysis = analyse(graph, probe.seen, request.lossy)
+        with blamed(loaded):
+            probe = look(executor, data, request.seed)
+        with blamed(loaded, probe.samples):
+            analysis = analyse(graph, probe.seen, request.lossy)
     if probe.size is not None:
         data = replace(data, use=_made(data.use, probe.size))
     return Prepared(loaded, graph, data, probe.samples, probe.size, executor, analysis, device, workdir, history)

@@ -17,6 +17,7 @@ from schemas.report import Report
 from schemas.request import Evaluation, PruneRequest
 from worker.engine import cost, evaluate
 from worker.engine.axes import Analysis, Group
+from worker.engine.blame import blamed
 from worker.engine.coverage import inside_branches
 from worker.engine.criteria.evidence import Evidence, gather
 from worker.engine.data import Samples
@@ -43,8 +44,7 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
     """Run the job and leave its four files in the work folder."""
     with Shelf.inside(workdir) as shelf:
         stage = Stages(emit, shelf.release)
-        ready = prepare(request, inputs, workdir, limits, stage, shelf)
-        report = _run(request, inputs, ready, limits, stage)
+        report = _run(request, inputs, prepare(request, inputs, workdir, limits, stage, shelf), limits, stage)
     emit(Progress(stage="report", fraction=1.0, message="done"))
     return report
 
@@ -52,12 +52,13 @@ def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, 
 def _run(request: PruneRequest, inputs: Inputs, ready: Prepared, limits: Limits, stage: Stages) -> Report:
     subject = subject_of(request, inputs, ready)
     executor, data, probe = ready.executor, ready.data, ready.probe
-    with stage("observe", "running the calibration data"):
-        evidence = observe(wanted(request), subject, executor, data.fit, stage)
-    del ready, executor  # a copy of all weights that nobody needs any more
-    work, found = take(subject, evidence, data, stage)
-    del evidence  # it may have gathered all weights in double precision
-    work, judged = measure(subject, work, data, probe, stage)
+    with blamed(ready.loaded, probe):
+        with stage("observe", "running the calibration data"):
+            evidence = observe(wanted(request), subject, executor, data.fit, stage)
+        del ready, executor  # a copy of all weights that nobody needs any more
+        work, found = take(subject, evidence, data, stage)
+        del evidence  # it may have gathered all weights in double precision
+        work, judged = measure(subject, work, data, probe, stage)
     with stage("report", "writing the report"):
         report = assemble(subject, work, judged, data.use, tuple(stage.timings), limits.threads, found)
         refuse_misfit(report)

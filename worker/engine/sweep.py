@@ -16,6 +16,7 @@ from schemas.job import Progress
 from schemas.report import Report, StageTiming
 from schemas.sweep import CompareRequest, Planned, SurfaceRequest, SweepRequest
 from schemas.sweep_report import SweepReport, SweepSource
+from worker.engine.blame import blamed
 from worker.engine.cautions import NO_HISTORY_ASKED
 from worker.engine.data import Samples, Split
 from worker.engine.execute import Executor
@@ -79,7 +80,8 @@ def sweep(
         ready = prepare(request, inputs, workdir, limits, stage, shelf)
         _check_room(request, ready.loaded.file_bytes)
         bench = Bench(request, inputs, ready, workdir, limits, emit, stage.timings, shelf.release)
-        _run_seeds(bench)
+        with blamed(ready.loaded, ready.probe):
+            _run_seeds(bench)
         report = _report(bench)
         if isinstance(request, CompareRequest) and request.surface is not None:
             report = _with_surface(bench, request.surface, report)

@@ -20,6 +20,11 @@ SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum")
 Reduce = Callable[[torch.Tensor, Axes, bool], torch.Tensor]
 
 
+def _keeps(op: Op) -> bool:
+    """As onnxruntime reads it: 1 keeps the axes, any other number does not."""
+    return op.integer("keepdims", 1) == 1
+
+
 def reduced(op: Op, rank: int, axes: Sequence[int] | None) -> Axes | None:
     """Which axes are reduced; None where nothing is."""
     if axes is None or len(axes) == 0:
@@ -37,7 +42,7 @@ def tie(op: Op, ties: Ties) -> None:
         listed = [int(one) for one in ties.seen.small[op.inputs[1]]]
     axes = reduced(op, rank, listed)
     kept = [axis for axis in range(rank) if axes is None or axis not in axes]
-    keepdims = op.integer("keepdims", 1) or axes is None
+    keepdims = _keeps(op) or axes is None
     for position, axis in enumerate(kept):
         ties.tie((x, axis), (y, axis if keepdims else position))
     for axis in axes or ():
@@ -73,7 +78,7 @@ def reduction(
             raise NoTorchForm
         if axes is None:
             return (alone(x) if alone else x,)
-        return (function(x, axes, bool(op.integer("keepdims", 1))).to(x.dtype),) if axes else (x,)
+        return (function(x, axes, _keeps(op)).to(x.dtype),) if axes else (x,)
 
     return Rule(tie=tie, compute=compute, passes=passes, over_kept=over_kept)
 
@@ -100,7 +105,7 @@ def tie_one_axis(op: Op, ties: Ties) -> None:
     """All but the axis named by an attribute passes."""
     x = op.inputs[0]
     mixed = op.integer("axis", -1 if op.key == "TopK" else 0) % len(ties.shape(x))
-    if op.integer("keepdims", 1):
+    if _keeps(op):
         for y in op.outputs:
             if y:
                 tie_others(ties, x, y, {mixed})
@@ -113,7 +118,7 @@ def tie_one_axis(op: Op, ties: Ties) -> None:
 def choice(function: Callable[..., torch.Tensor]) -> Rule:
     def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
         x, axis = given(tensors, 0), op.integer("axis", 0)
-        keepdims = bool(op.integer("keepdims", 1))
+        keepdims = _keeps(op)
         if not op.integer("select_last_index", 0):
             return (function(x, dim=axis, keepdim=keepdims),)
         return (x.shape[axis] - 1 - function(x.flip(axis), dim=axis, keepdim=keepdims),)
