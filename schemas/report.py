@@ -146,7 +146,9 @@ class Refit(ReportPart):
     inputs_after: int
     error_before: float = Field(description="With the weights that stay left as they were.")
     error_after: float
-    ridge: float | None = Field(description="None: no fit was better, and the weights stay as they were.")
+    ridge: float | None = Field(
+        description="None: no fit was better, and the weights stay as they were. 0: the projection was, and is kept."
+    )
 
 
 class Unfitted(ReportPart):

@@ -509,3 +509,15 @@ def test_a_bias_that_is_made_counts_in_the_budget(tmp_path: Path) -> None:
     assert 30 == widths["y.bias"]
     # One unit more, and the weights alone would still have been within it.
     assert report.after.parameters <= 0.2 * report.before.parameters < report.after.parameters - 30 + 2 * 42
+
+
+def test_what_is_projected_is_judged_by_each_consumer(tmp_path: Path) -> None:
+    """Of units that have nothing in common the closest says little: where that helps nobody the unit is dropped."""
+    report = job(tmp_path, {**HALF, "compensation": "project"})
+    assert ["c2", "fc1", "fc2"] == [one.layer for one in report.refits]
+    kept = {one.layer for one in report.refits if one.ridge is not None}
+    for one in report.refits:
+        assert (one.error_after < one.error_before) == (one.layer in kept)
+    for group in report.groups:
+        actions = {pair.action for pair in group.pairs}
+        assert actions <= ({"projected", "dropped"} if kept & set(group.consumers) else {"dropped"})

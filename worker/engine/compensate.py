@@ -2,12 +2,12 @@
 
 In: the steps taken in each group and its evidence. Out: the changed constants (full width: nothing is cut here) and
 what was done with each step. `merge` adds them (Gedeon); `project` adds them times `G_ij / G_ii`, with the bias
-adjusted where the Gram is centred; `merge_incoming` adds incoming weights instead (see `incoming`). Dead units and
-opposite pairs hand nothing on.
+adjusted where the Gram is centred (what of it is kept, `refit.judging` tells); `merge_incoming` adds incoming weights
+instead (see `incoming`). Dead units and opposite pairs hand nothing on.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -38,6 +38,19 @@ def refitted(steps: Sequence[Step]) -> tuple[Done, ...]:
     return tuple(
         Done(step, step.partner, step.angle_deg, "dropped" if step.why == "dead" else "refitted") for step in steps
     )
+
+
+def dropped_where_nothing_took_over(
+    groups: Iterable[Group], done: Mapping[str, tuple[Done, ...]], changed: Mapping[str, Array]
+) -> dict[str, tuple[Done, ...]]:
+    """What was done once some consumers have kept the weights that they had."""
+    found = dict(done)
+    for group in groups:
+        if not any(one.weight in changed for one in group.weight_sites()):
+            found[group.name] = tuple(
+                replace(one, action="dropped") if one.action == "projected" else one for one in done[group.name]
+            )
+    return found
 
 
 def compensate(
@@ -140,7 +153,9 @@ def _bias(graph: Graph, consume: Consume) -> str:
     name = op.input(2) if op.key in ("Conv", "Gemm") else ""
     plain = op.number("alpha", 1.0) == 1.0 and op.number("beta", 1.0) == 1.0
     padded = any(op.ints("pads")) or op.text("auto_pad", "NOTSET") not in ("NOTSET", "VALID")
-    return name if name in graph.constants and graph.constants[name].ndim == 1 and plain and not padded else ""
+    outputs = graph.constants[consume.weight].shape[0 if op.key == "Conv" else 1 - consume.weight_axis]
+    each = name in graph.constants and graph.constants[name].shape == (outputs,)
+    return name if each and plain and not padded else ""
 
 
 def _per_output(weight: Float, consume: Consume) -> Float:

@@ -11,7 +11,7 @@ from schemas.criteria import Distinctiveness
 from schemas.request import PruneRequest
 from worker.engine import cost, evaluate, surgery
 from worker.engine.budget import Quantities
-from worker.engine.compensate import Done, compensate, refitted
+from worker.engine.compensate import Done, compensate, dropped_where_nothing_took_over, refitted
 from worker.engine.criteria import passed_over, ranking
 from worker.engine.criteria.evidence import Centre, Evidence, Step
 from worker.engine.data import Samples, Split
@@ -22,7 +22,7 @@ from worker.engine.inputs import LayerInputs, layer_inputs
 from worker.engine.observe import batches
 from worker.engine.refit.consumers import consumers
 from worker.engine.refit.readings import new_biases, readings
-from worker.engine.refit.reconstruct import Material, Rebuilt, Unfitted, most_samples, reconstruct
+from worker.engine.refit.reconstruct import Material, Rebuilt, Unfitted, judged, most_samples, reconstruct
 from worker.engine.refit.walk import Refit
 from worker.engine.select import choose, in_scope
 from worker.engine.sparsify import Clues, Sparsified, sparsify
@@ -75,6 +75,10 @@ def _cut(
         changed, done = compensate(
             request.compensation, _centre(request), graph, subject.groups, taken, evidence, shelf
         )
+        if request.compensation == "project" and changed:
+            rebuilt = _judge(subject, taken, changed, data, stage)
+            changed, refits, unfitted = rebuilt.changed, rebuilt.refits, rebuilt.unfitted
+            done = dropped_where_nothing_took_over(subject.groups, done, changed)
     changed = {name: shelf.keep(array) for name, array in changed.items()}
     gone = {name: tuple(sorted(step.unit for step in steps)) for name, steps in taken.items()}
     lost = cost.axes_gone(subject.groups, {name: len(units) for name, units in gone.items()})
@@ -87,17 +91,34 @@ def _cut(
 
 def _rebuild(subject: Subject, taken: Mapping[str, tuple[Step, ...]], data: Split, stage: Stages) -> Rebuilt:
     graph, ties = subject.graph, subject.analysis.ties
+    on_the_way = subject.request.criterion.watches_readers()
+    found = consumers(graph, ties.seen, subject.groups)
+    return reconstruct(ties, subject.groups, found, _material(subject, data, stage), taken, on_the_way)
+
+
+def _judge(
+    subject: Subject,
+    taken: Mapping[str, tuple[Step, ...]],
+    changed: Mapping[str, Array],
+    data: Split,
+    stage: Stages,
+) -> Rebuilt:
+    """Which consumers keep what was projected onto them."""
+    ties = subject.analysis.ties
+    found = consumers(subject.graph, ties.seen, subject.groups)
+    return judged(ties, subject.groups, found, _material(subject, data, stage), taken, changed, veto=True)
+
+
+def _material(subject: Subject, data: Split, stage: Stages) -> Material:
+    """The samples to walk with, as many as can be held."""
+    graph = subject.graph
     assert data.fit is not None, "reading the data has refused a request without any"
-    most = most_samples(graph, ties.seen)
+    most = most_samples(graph, subject.analysis.ties.seen)
 
     def some(samples: Samples | None) -> list[Mapping[str, Array]]:
         return [] if samples is None else list(batches(graph, samples.rows(0, min(samples.count, most)), stage.within))
 
-    material = Material(
-        some(data.fit), some(data.held_back), subject.device, subject.request.seed, subject.loaded.shelf
-    )
-    on_the_way = subject.request.criterion.watches_readers()
-    return reconstruct(ties, subject.groups, consumers(graph, ties.seen, subject.groups), material, taken, on_the_way)
+    return Material(some(data.fit), some(data.held_back), subject.device, subject.request.seed, subject.loaded.shelf)
 
 
 def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:

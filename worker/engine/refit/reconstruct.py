@@ -1,4 +1,5 @@
-"""`compensation: reconstruct`: the whole walk, from what goes to the weights that are left.
+"""`compensation: reconstruct`: the whole walk, from what goes to the weights that are left; and the same walk for
+weights that were worked out beforehand.
 
 In: the graph, the groups, the samples, and the steps that the criterion took. Out: `Rebuilt`: changed constants at full
 width, the steps as they were finally taken, what became of every reading, and what reads removed units and is none.
@@ -16,6 +17,7 @@ from worker.engine.criteria.evidence import Step
 from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph, Op
 from worker.engine.refit.consumers import Consumer, consumer_of
+from worker.engine.refit.judging import Judging, movable
 from worker.engine.refit.readings import Reading
 from worker.engine.refit.walk import Batches, Plan, Refit, Refitting, Sides, Trail
 from worker.engine.shelf import IN_MEMORY, Shelf
@@ -73,11 +75,7 @@ def reconstruct(
     keep = [name for one in active for name in one.taught]
     teacher, student = Executor(graph, material.device), Executor(graph, material.device)
     own = {(one.op.index, slot) for one in readings for slot in one.slots}
-    masks = {
-        key: torch.from_numpy(mask).to(material.device)
-        for key, mask in surgery.masks(ties, groups, plan.gone).items()
-        if key not in own
-    }
+    masks = {key: mask for key, mask in _masks(ties, groups, plan, material.device).items() if key not in own}
 
     def sides(batches: Batches) -> Sides:
         return Sides(Trail(teacher, batches, keep), Trail(student, batches, masks=masks))
@@ -89,6 +87,40 @@ def reconstruct(
     refits = tuple(refitting.step(reading) for reading in active)
     final = {name: _steps(steps, plan, name) for name, steps in taken.items()}
     return Rebuilt(refitting.changed, final, refits, tuple(_unfitted(ties, groups, lost)))
+
+
+def judged(
+    ties: Ties,
+    groups: Sequence[Group],
+    readings: Sequence[Consumer],
+    material: Material,
+    taken: Mapping[str, tuple[Step, ...]],
+    proposals: Mapping[str, Array],
+    *,
+    veto: bool,
+) -> Rebuilt:
+    """Walk once with weights that were worked out beforehand. With `veto` each consumer keeps them only where they make
+    its error on held-back samples smaller; what cannot be judged is kept."""
+    graph = ties.graph
+    plan = _plan(groups, readings, taken, on_the_way=False)
+    lost = {name for name, steps in taken.items() if steps}
+    active = _active(graph, [group for group in groups if group.name in lost], readings)
+    teacher, student = Executor(graph, material.device), Executor(graph, material.device)
+    masks = _masks(ties, groups, plan, material.device)
+    batches = material.held or material.fit
+    keep = [name for one in active for name in one.taught]
+    held = Sides(Trail(teacher, batches, keep), Trail(student, batches, masks=masks))
+    known = {name for one in active for name in movable(one)}
+    kept = {name: array for name, array in proposals.items() if name not in known}
+    for name, array in kept.items():
+        student.replace(name, array)
+    judging = Judging(graph, student, held, plan, proposals, veto, torch.Generator().manual_seed(material.seed), kept)
+    refits = tuple(judging.step(reading) for reading in active)
+    return Rebuilt(judging.changed, taken, refits, tuple(_unfitted(ties, groups, lost)))
+
+
+def _masks(ties: Ties, groups: Sequence[Group], plan: Plan, device: str) -> dict[tuple[int, int], torch.Tensor]:
+    return {key: torch.from_numpy(mask).to(device) for key, mask in surgery.masks(ties, groups, plan.gone).items()}
 
 
 def _unfitted(ties: Ties, groups: Sequence[Group], lost: Set[str]) -> Iterator[Unfitted]:

@@ -27,6 +27,7 @@ from worker.engine.refit.rows import MOST_BYTES, row_bytes, rows_wanted, some_of
 from worker.engine.refit.unrolled import Case, Unrolled, case
 from worker.engine.refit.weights import change, judged_scale, matrix, weighed
 from worker.engine.shelf import IN_MEMORY, Shelf
+from worker.engine.ties import Points
 
 RECTIFIED_STEPS = 6
 WORTH_A_BIAS = 0.98  # of the error: a bias that the model does not have is added for no less
@@ -81,6 +82,25 @@ class Trail:
         for name in names:
             for walk in self.walks:
                 self.executor.drop(walk, name)
+
+
+def columns_kept(reading: Reading | Recurrence, gone: Mapping[str, tuple[int, ...]]) -> Points:
+    """What the Gram of a reading is still of, features or lanes, with the constant."""
+    whole = reading.features if isinstance(reading, Recurrence) else reading.columns + bool(reading.tail.bias)
+    stays = np.ones(whole, bool)
+    for name, rows in reading.units.items():
+        stays[rows[list(gone.get(name, ()))].ravel()] = False
+    return np.flatnonzero(stays)
+
+
+def features_kept(reading: Reading | Recurrence, gone: Mapping[str, tuple[int, ...]]) -> Points:
+    """The features that stay, with the constant."""
+    kept = columns_kept(reading, gone)
+    if isinstance(reading, Recurrence) or reading.lanes is None:
+        return kept
+    features: Points = reading.lanes[kept[kept < len(reading.lanes)]].ravel()
+    constant = [reading.linear.features] * bool(reading.tail.bias)
+    return np.concatenate([np.sort(features), np.array(constant, np.int64)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +199,7 @@ class Refitting:
 
     def _recur(self, reading: Recurrence) -> Refit:
         taught = reading.weights(self.graph.constants).to(self.student.device)
-        gone = torch.from_numpy(np.setdiff1d(np.arange(reading.features), self._kept(reading, reading.features)))
+        gone = torch.from_numpy(np.setdiff1d(np.arange(reading.features), columns_kept(reading, self.plan.gone)))
         fit, held = self.fit.cases(reading, taught), self.held.cases(reading, taught)
         found = Unrolled(reading, taught, gone, fit, held, self.generator).fitted()
         self._change(changed(reading, self.graph.constants, found.weights))
@@ -200,7 +220,7 @@ class Refitting:
         self._choose(reading, fit.normal, held.energy)
         full = matrix(self.graph, reading).to(device)
         w = full if lanes is None else same(len(full), len(lanes), fit.normal.constant, device)
-        kept = torch.from_numpy(self._kept(reading, w.shape[1])).to(device)
+        kept = torch.from_numpy(columns_kept(reading, self.plan.gone)).to(device)
         stay = len(kept)
         plain = torch.zeros_like(w)
         plain[:, kept] = w[:, kept]
@@ -245,9 +265,3 @@ class Refitting:
             one = reader(normal, w, rows, ORDER_RIDGE, scale)
             self.plan.ranked[name] = order([one], len(rows), self.plan.open.pop(name))
             self.plan.gone[name] = tuple(sorted(unit for unit, _ in self.plan.ranked[name]))
-
-    def _kept(self, reading: Reading | Recurrence, features: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-        stays = np.ones(features, bool)
-        for name, rows in reading.units.items():
-            stays[rows[list(self.plan.gone.get(name, ()))].ravel()] = False
-        return np.flatnonzero(stays)
