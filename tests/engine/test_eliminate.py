@@ -45,6 +45,21 @@ def test_values_whose_products_are_no_numbers_are_refused() -> None:
         spd_solve(torch.full((1, 2, 2), torch.nan), torch.ones(1, 2, 1))
 
 
+def test_an_error_is_the_mean_over_rows_whatever_is_computed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(3)
+    features, targets = torch.randn(2, 50, 4, generator=generator), torch.randn(2, 50, 5, generator=generator)
+    w = torch.randn(2, 4, 5, generator=generator, dtype=torch.float64)
+    w[:, 1] = 0.0
+    exact = (targets - features @ w.float()).square().mean(dim=1)
+    sums = Sums(2, 4, 5, False, "cpu")
+    sums.add(features, targets)
+    for some in (512, 2):
+        monkeypatch.setattr("worker.engine.refit.normal.OUTPUTS", some)
+        np.testing.assert_allclose(sums.means().error(w), exact, rtol=1e-5)
+    w[:, 1] = 0.1
+    assert not np.allclose(sums.means().error(w), exact, rtol=1e-5)
+
+
 def kept_without(*units: int) -> torch.Tensor:
     gone = rows_of_units()[list(units)].ravel() if units else torch.empty(0, dtype=torch.int64)
     return torch.tensor([row for row in range(UNITS * TAPS + 1) if row not in gone])

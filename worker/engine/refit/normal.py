@@ -14,6 +14,7 @@ from worker.engine.gram import let_go, zeros
 from worker.engine.shelf import IN_MEMORY, Shelf
 
 CHUNK_ROWS = 4096
+OUTPUTS = 512  # whose errors are computed at once
 MOST_LIFT = 1e6  # times its own diagonal: with a millionth of that, a matrix of real numbers is positive
 
 
@@ -27,8 +28,15 @@ class Normal:
     constant: bool
 
     def error(self, w: torch.Tensor) -> torch.Tensor:
-        """E[(t - W'f)^2] for each output: (blocks, outputs)."""
-        return (self.t - 2 * (w * self.b).sum(dim=1) + (w * (self.h @ w)).sum(dim=1)).clamp_min(0.0)
+        """E[(t - W'f)^2] for each output: (blocks, outputs). Of features that have no weights nothing is asked."""
+        left = torch.nonzero(w.abs().amax(dim=(0, 2))).ravel()
+        h = self.h if len(left) == w.shape[1] else self.h[:, left][:, :, left]
+        found = self.t.clone()
+        for start in range(0, w.shape[2], OUTPUTS):
+            some = slice(start, start + OUTPUTS)
+            own = w[:, left, some]
+            found[:, some] += (own * (h @ own - 2 * self.b[:, left, some])).sum(dim=1)
+        return found.clamp_min(0.0)
 
 
 class Sums:

@@ -11,6 +11,7 @@ also repairs what went wrong before it, and an operator that reads nothing remov
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 
 import numpy as np
 import torch
@@ -127,15 +128,17 @@ class Sides:
         linear, tail = reading.linear, reading.tail
         self.student.until(reading.op.index)
         self.teacher.until(max(graph.producer[name].index for name in (tail.end, tail.judged)) + 1)
+        places = range(len(self.teacher.walks))
         device, lanes = self.student.executor.device, reading.lanes
         outputs = linear.outputs if lanes is None else len(lanes)
         sums = Sums(linear.blocks, reading.columns, outputs, bool(tail.bias), device)
-        fits = rows * row_bytes(reading) <= MOST_BYTES
+        there = sum(prod(linear.places(tuple(self.student.value(place, reading.source).shape))) for place in places)
+        fits = min(rows, there) * row_bytes(reading) <= MOST_BYTES
         sign = torch.from_numpy(np.sign(tail.scale)).to(device, torch.float32).reshape(linear.blocks, 1, -1)
         wanted = tail.rectified and fits if lanes is None else judges
         kept = Rows(sign, sums.constant) if wanted else None
-        squares, places = 0.0, 0
-        for place in range(len(self.teacher.walks)):
+        squares, count = 0.0, 0
+        for place in places:
             target = self._target(reading, place)
             x = self.student.value(place, reading.source)
             spots = some_of(linear.places(tuple(x.shape)), rows // len(self.teacher.walks), generator)
@@ -153,9 +156,9 @@ class Sides:
                 kept.add(features, targets, (-torch.inf * sign).expand_as(targets))
             judged = self.teacher.value(place, tail.judged)
             squares += float(judged.square().sum(dtype=torch.float64))
-            places += judged.numel() // linear.count
+            count += judged.numel() // linear.count
         self.teacher.drop(reading.taught)
-        return Seen(sums.means(), kept, squares / max(places, 1))
+        return Seen(sums.means(), kept, squares / max(count, 1))
 
     def cases(self, reading: Recurrence, taught: Weights) -> list[Case]:
         """What both models hold at a recurrent layer."""
