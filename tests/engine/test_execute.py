@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from schemas.errors import EspalierError
-from tests.engine.nets import IMAGE, Node, conv, feeds_for, gemm, layer, mlp, model, save
-from worker.engine.execute import Executor
+from tests.engine.nets import IMAGE, ZOO, Node, conv, feeds_for, gemm, layer, mlp, model, residual, save
+from worker.engine.execute import Executor, Walk
 from worker.engine.graph import Graph, freeze
 from worker.engine.load import load
+from worker.engine.refit.walk import Trail
 
 
 def graph_of(proto: onnx.ModelProto, folder: Path) -> Graph:
@@ -58,6 +59,37 @@ def test_what_is_computed_from_a_weight_follows_it(tmp_path: Path) -> None:
     with torch.no_grad():
         weight.mul_(2.0)
     assert before != float(total(executor, feeds).detach())
+
+
+def forked(graph: Graph, feeds: dict[str, np.ndarray], at: int) -> tuple[Trail, Trail]:
+    """Two models that part at an operator, walked to the end."""
+    first = Trail(Executor(graph), [feeds], keep=[graph.ops[0].outputs[0]])
+    first.until(at)
+    other = first.fork(Executor(graph), {})
+    for trail in (other, first):
+        trail.until(len(graph.ops))
+    return first, other
+
+
+@pytest.mark.parametrize("name", ["cnn", "residual", "squeeze_excite", "sine"])
+def test_a_walk_may_be_forked_anywhere(name: str, tmp_path: Path) -> None:
+    """The sine is of a constant, and is computed by the first walk alone."""
+    parts = [Node("Sin", ["w"], "sine"), Node("MatMul", ["x", "sine"], "h"), gemm("fc", "h", "y")]
+    sine = model(parts, {"w": (4, 6), **layer("fc", 3, 6)}, {"x": ("n", 4)}, ["y"])
+    proto = sine if name == "sine" else ZOO[name]()
+    graph, feeds = graph_of(proto, tmp_path), feeds_for(proto, 4)
+    for at in range(len(graph.ops) + 1):
+        first, other = forked(graph, feeds, at)
+        assert first.walks[0].live.keys() - {graph.ops[0].outputs[0]} == other.walks[0].live.keys()
+        for port in graph.outputs:
+            np.testing.assert_array_equal(first.value(0, port.name), other.value(0, port.name))
+
+
+def test_a_fork_that_forgot_what_has_been_read_would_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Executor, "fork", lambda self, walk: Walk(dict(walk.live), self._reads.copy(), walk.at))
+    graph, feeds = graph_of(residual(), tmp_path), feeds_for(residual(), 4)
+    pairs = [forked(graph, feeds, at) for at in range(len(graph.ops))]
+    assert any(other.walks[0].live.keys() - first.walks[0].live.keys() for first, other in pairs)
 
 
 def test_an_operator_without_torch_form_is_named(tmp_path: Path) -> None:

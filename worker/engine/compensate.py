@@ -70,6 +70,7 @@ def compensate(
         how: Method = method if possible else "none"  # nowhere to write to
         done = tuple(_resolve(how, centre, taken[group.name], evidence[group.name]))
         record[group.name] = done
+        shelf.ease()
         if not any(one.action in ("merged", "projected") for one in done):
             continue
         if method == "merge_incoming":
@@ -82,7 +83,7 @@ def compensate(
         for consume in group.weight_sites():
             moved = _hand_over(method, centre, graph, group, consume, done, evidence[group.name].sites, changed)
             changed |= {name: shelf.keep(array) for name, array in moved.items()}
-        shelf.ease()
+            shelf.ease()
     return changed, record
 
 

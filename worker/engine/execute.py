@@ -125,6 +125,13 @@ class Executor:
                 visit(name, value)
         return Walk(live, self._reads + Counter(keep))
 
+    def fork(self, walk: Walk) -> Walk:
+        """Another walk from where this one stands, which keeps nothing for longer than operators read it."""
+        done = Counter(name for op in self.graph.ops[: walk.at] for name in dict.fromkeys((*op.inputs, *op.captures)))
+        left = Counter({name: reads - done[name] for name, reads in self._reads.items()})
+        live = {name: value for name, value in walk.live.items() if left[name] > 0 or name in self._wanted}
+        return Walk(live, left, walk.at)
+
     @torch.no_grad()
     def advance(self, walk: Walk, until: int, masks: Masks | None = None) -> None:
         """Run the operators before the one with index `until` that have not run yet."""

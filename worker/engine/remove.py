@@ -46,7 +46,7 @@ def _select(
         return {}
 
     groups = [group for group in subject.groups if group.name not in passed]
-    chosen = choose(request, ranking(request.criterion), groups, evidence, quantities(subject))
+    chosen = choose(request, ranking(request.criterion), groups, evidence, quantities(subject), subject.loaded.shelf)
     return {group.name: chosen.get(group.name, ()) for group in subject.groups}
 
 

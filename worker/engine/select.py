@@ -17,6 +17,7 @@ from worker.engine.axes import Group, Layer
 from worker.engine.budget import Budget, Quantities, budget
 from worker.engine.criteria.evidence import Criterion, Evidence, Step
 from worker.engine.share import share_out
+from worker.engine.shelf import IN_MEMORY, Shelf
 
 HALVINGS = 40
 SLACK = 1e-9  # 0.145 times 100 is 14.499999999999998
@@ -44,12 +45,17 @@ def choose(
     groups: Sequence[Group],
     evidence: Mapping[str, Evidence],
     quantities: Quantities,
+    shelf: Shelf = IN_MEMORY,
 ) -> dict[str, tuple[Step, ...]]:
-    """The steps each group takes."""
+    """The steps each group takes. What lies on the shelf is looked at group by group."""
     keep, kind = request.scope.minimum_kept, request.amount.kind
+    rank = criterion.by_threshold if kind == "threshold" else criterion.in_order
+    orders: dict[str, tuple[Step, ...]] = {}
+    for group in groups:
+        orders[group.name] = _capped(rank(evidence[group.name]), group, keep)
+        shelf.ease()
     if kind == "threshold":
-        return {group.name: _capped(criterion.by_threshold(evidence[group.name]), group, keep) for group in groups}
-    orders = {group.name: _capped(criterion.in_order(evidence[group.name]), group, keep) for group in groups}
+        return orders
     stops = {group.name: _stops(group, len(orders[group.name]), request.round_to) for group in groups}
     share, of_units = request.amount.share, kind == "remove_units"
     if of_units and request.share_out == "uniform":

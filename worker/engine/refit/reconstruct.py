@@ -77,8 +77,12 @@ def reconstruct(
     own = {(one.op.index, slot) for one in readings for slot in one.slots}
     masks = {key: mask for key, mask in _masks(ties, groups, plan, material.device).items() if key not in own}
 
+    parting = min((*(one.op.index for one in active), *(index for index, _ in masks)), default=0)
+
     def sides(batches: Batches) -> Sides:
-        return Sides(Trail(teacher, batches, keep), Trail(student, batches, masks=masks))
+        front = Trail(teacher, batches, keep)
+        front.until(parting)
+        return Sides(front, front.fork(student, masks))
 
     refitting = Refitting(
         graph, student, sides(material.fit), sides(material.held or material.fit), plan,

@@ -74,6 +74,13 @@ class Trail:
         for walk in self.walks:
             self.executor.advance(walk, index, masks=self.masks)
 
+    def fork(self, executor: Executor, masks: Masks) -> "Trail":
+        """Another model over the same samples, which so far has computed the same."""
+        other = Trail(executor, (), masks=masks)
+        executor.fixed = {**self.executor.fixed, **executor.fixed}  # with what constants alone have given
+        other.walks = [executor.fork(walk) for walk in self.walks]
+        return other
+
     def value(self, place: int, name: str) -> torch.Tensor:
         value: Held = self.executor.value(self.walks[place], name)
         assert isinstance(value, torch.Tensor), f"{name} holds no numbers"
