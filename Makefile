@@ -53,7 +53,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.upload
 
 bench-papers: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.papers $(PAPERS_ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m benchmarks.papers $(PAPERS_ARGS)
 
 # BENCH_RIVALS_PYTHON names an interpreter with torch, onnx, onnxruntime, torch-pruning and onnxsim to compare with.
 bench-prunability: $(VENV)/.dev

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from statistics import mean, pstdev
 
 import matplotlib as mpl
 import numpy as np
@@ -23,7 +24,7 @@ from numpy.typing import NDArray
 from schemas.job import Progress
 from schemas.report import Report
 from schemas.request import parse_options
-from schemas.sweep import parse_sweep
+from schemas.sweep import parse_comparison, parse_sweep
 from schemas.sweep_report import SweepReport
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.sweep import sweep
@@ -54,6 +55,12 @@ class Subject:
             inputs = self._inputs(Path(folder))
             return sweep(parse_sweep({"keep": "none", **options}), inputs, Path(folder), _limits(), _quietly)
 
+    def compare(self, options: Options) -> SweepReport:
+        """The same of criteria beside each other."""
+        with tempfile.TemporaryDirectory() as folder:
+            inputs = self._inputs(Path(folder))
+            return sweep(parse_comparison({"keep": "none", **options}), inputs, Path(folder), _limits(), _quietly)
+
     def _inputs(self, folder: Path) -> Inputs:
         data: dict[str, InputFile | None] = {"calibration": None, "evaluation": None}
         for name, arrays in (("calibration", self.calibration), ("evaluation", self.evaluation)):
@@ -82,6 +89,11 @@ def images(name: str, part: str, count: int | None = None) -> tuple[NDArray[np.f
     with np.load(DATA / f"{name}.npz") as file:
         x = file[f"x_{part}"][:count].astype(np.float32) / np.float32(255)
         return x.reshape(len(x), -1), file[f"y_{part}"][:count].astype(np.int64)
+
+
+def spread(figures: Sequence[float], digits: int = 4) -> str:
+    """Mean and standard deviation."""
+    return f"{mean(figures):.{digits}f} ±{pstdev(figures):.{digits}f}"
 
 
 def note(text: str) -> str:

@@ -7,9 +7,9 @@ eight for the LSTM); several trainings of each. Out: units removed and what beca
 of weight rows, as the paper's code takes them, and by angles of activations.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import mean
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import mean, pstdev
 
 import numpy as np
 import torch
@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_digits
 from torch import nn
 
-from benchmarks.papers.bench import OUT, Curve, Subject, keep, note, plot
-from benchmarks.papers.zheng_nets import export
-from schemas.report import BinaryScore, ClassificationScore, Report
+from benchmarks.papers.bench import OUT, Curve, Subject, keep, note, plot, spread
+from benchmarks.papers.networks import CACHE_VERSION, export, fit
+from schemas.report import BinaryScore, ClassificationScore
 
 SEEDS = 5
-ANGLES = (15, 20, 25, 30, 40, 50, 60)
-QUICK = (15, 40)
+ANGLES = (15, 20, 30, 45, 60)
+QUICK = (15, 45)
 HELD = 0.3  # of the samples: they judge
+LOST = 0.02  # of accuracy, at 15 degrees and in the worst training: a handful of samples
 PAPER = {
     "11-15-2": "2 pairs removed, 98.46 % before and after",
     "DNN 3 x 100": "4 pairs removed, 79.10 % before and after",
@@ -83,59 +84,93 @@ def _steps() -> tuple[NDArray[np.float32], NDArray[np.int64]]:
 NETS = {
     "11-15-2": Net(_tabular, 60, _cells),
     "DNN 3 x 100": Net(_deep, 30, _rows),
-    "LSTM 2 x 256": Net(Recurrent, 8, _steps),
+    "LSTM 2 x 256": Net(Recurrent, 20, _steps),
 }
 
 
 def show(quick: bool) -> bool:
     angles = QUICK if quick else ANGLES
-    kept: list[dict[str, object]] = []
-    held = True
+    rows: list[Row] = []
     for number, (name, net) in enumerate(NETS.items()):
         subjects = [_subject(f"ghosh_{number}", net, seed) for seed in range(1 if quick else SEEDS)]
-        print(f"\n{name}, {len(subjects)} trainings; the paper: {PAPER[name]}")
+        print(f"\n{name}, trainings: {len(subjects)}; the paper: {PAPER[name]}")
         print(
-            f"{'on':>12}  {'angles':>9}  {'units removed':>21}  {'accuracy':>16}  {'worst change':>12}  same confusion"
+            f"{'on':>12}  {'angles':>9}  {'units removed':>20}  {'accuracy before':>15}  {'change':>16}  {'worst':>8}"
+            "  same confusion"
         )
-        drawn = []
-        for on in ("weights", "activations"):
-            line = []
-            for angle in angles:
-                reports = [subject.prune(_options(on, angle)) for subject in subjects]
-                row = _row(reports)
-                kept.append({"net": name, "on": on, "angle": angle, **row})
-                line.append(row["after"])
-                print(
-                    f"{on:>12}  {angle:>3}°/{180 - angle:>3}°  {row['removed']:>8.1f} of {row['units']:>4} units"
-                    f"  {row['before']:.4f} -> {row['after']:.4f}  {100 * row['worst']:>+9.2f} pt  "
-                    f"{row['same']:.0f} of {len(reports)}",
-                    flush=True,
-                )
-                held = held and (angle > 15 or abs(row["worst"]) <= 0.02)
-            drawn.append(Curve(f"angles of {on}", angles, line))
+        found = [_row(name, on, angle, subjects) for on in ("weights", "activations") for angle in angles]
+        drawn = [
+            Curve(
+                f"angles of {on}",
+                angles,
+                [mean(row.after) for row in found if row.on == on],
+                [pstdev(row.after) for row in found if row.on == on],
+            )
+            for on in ("weights", "activations")
+        ]
         plot(f"ghosh_{number}", name, "angle, degrees", "accuracy", drawn)
-    keep("ghosh", kept)
-    print(
-        note(
-            """Where this differs: the paper's tables are not ours, so accuracies cannot be compared, only their
-            changes. At 15 degrees weight rows are hardly ever alike, so little goes and nothing changes, as it
-            says; angles of activations find more. Units that never fire are counted among those removed."""
-        )
-    )
+        rows += found
+    keep("ghosh", [asdict(row) for row in rows])
+    print(_differences(rows))
+    worst = min(min(row.changes()) for row in rows if row.angle == ANGLES[0])
+    held = worst >= -LOST
+    print(f"the paper's claim {'holds' if held else 'DOES NOT HOLD'} here: at 15 degrees {100 * worst:+.2f} at worst")
     return held
 
 
-def _row(reports: list[Report]) -> dict[str, float]:
+@dataclass(frozen=True)
+class Row:
+    """All trainings of a network at one angle."""
+
+    net: str
+    on: str
+    angle: int
+    units: int
+    removed: tuple[int, ...]
+    before: tuple[float, ...]
+    after: tuple[float, ...]
+    same: int  # confusion matrices
+    closest: float | None  # degrees between the most similar pair that went
+
+    def changes(self) -> list[float]:
+        return [after - before for before, after in zip(self.before, self.after, strict=True)]
+
+
+def _row(net: str, on: str, angle: int, subjects: Sequence[Subject]) -> Row:
+    reports = [subject.prune(_options(on, angle)) for subject in subjects]
     scores = [(one.before.accuracy, one.after.accuracy) for one in reports]
     pairs = [(a, b) for a, b in scores if isinstance(a, (ClassificationScore, BinaryScore)) and isinstance(b, type(a))]
-    return {
-        "units": sum(group.units_before for group in reports[0].groups),
-        "removed": mean(sum(len(group.removed) for group in one.groups) for one in reports),
-        "before": mean(a.score for a, _ in pairs),
-        "after": mean(b.score for _, b in pairs),
-        "worst": min(b.score - a.score for a, b in pairs),
-        "same": sum(a.confusion == b.confusion for a, b in pairs),
-    }
+    row = Row(
+        net,
+        on,
+        angle,
+        sum(group.units_before for group in reports[0].groups),
+        tuple(sum(len(group.removed) for group in one.groups) for one in reports),
+        tuple(a.score for a, _ in pairs),
+        tuple(b.score for _, b in pairs),
+        sum(a.confusion == b.confusion for a, b in pairs),
+        min((pair.angle_deg for one in reports for group in one.groups for pair in group.pairs), default=None),
+    )
+    removed, change = f"{spread(row.removed, 1)} of {row.units}", spread([100 * one for one in row.changes()], 2)
+    print(
+        f"{on:>12}  {angle:>3}°/{180 - angle:>3}°  {removed:>20}  {mean(row.before):>15.4f}  {change:>13} pt"
+        f"  {100 * min(row.changes()):>+5.2f} pt  {row.same} of {len(reports)}",
+        flush=True,
+    )
+    return row
+
+
+def _differences(rows: Sequence[Row]) -> str:
+    closest = []
+    for net in NETS:
+        found = [row.closest for row in rows if row.net == net and row.on == "weights" and row.closest is not None]
+        closest.append(f"{min(found):.0f} ({net})" if found else f"beyond {rows[-1].angle} ({net})")
+    return note(
+        f"""Where this differs: the paper's tables are not ours, so accuracies cannot be compared, only their changes.
+        Its pairs at 15 degrees are not found in weight rows here: the closest rows of all trainings are
+        {", ".join(closest)} degrees apart, so nothing goes and nothing changes. Activations have such pairs, and
+        merging them changes little. Units that never fire are counted among those removed."""
+    )
 
 
 def _options(on: str, angle: int) -> dict[str, object]:
@@ -149,21 +184,11 @@ def _subject(name: str, net: Net, seed: int) -> Subject:
     order = np.random.default_rng(seed).permutation(len(x))
     cut = round(HELD * len(x))
     test, train = order[:cut], order[cut:]
-    path = OUT / f"{name}_{seed}.onnx"
+    path = OUT / f"{name}_{seed}_v{CACHE_VERSION}.onnx"
     if not path.exists():
         OUT.mkdir(parents=True, exist_ok=True)
-        export(_train(net, x[train], y[train], seed), x[:1], path)
+        torch.manual_seed(seed)
+        model = net.build()
+        fit(model, x[train], y[train], torch.optim.Adam(model.parameters(), 0.003), 64, net.epochs, seed)
+        export(model, x[:1], path)
     return Subject(path, {"image": x[test], "labels": y[test]}, {"image": x[train], "labels": y[train]})
-
-
-def _train(net: Net, x: NDArray[np.float32], y: NDArray[np.int64], seed: int) -> nn.Module:
-    torch.manual_seed(seed)
-    model = net.build().train()
-    pixels, labels = torch.from_numpy(x), torch.from_numpy(y)
-    optimiser = torch.optim.Adam(model.parameters(), 0.003)
-    for _ in range(net.epochs):
-        for rows in torch.randperm(len(x)).split(64):
-            optimiser.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(model(pixels[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimiser.step()
-    return model.eval()

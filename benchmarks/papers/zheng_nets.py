@@ -8,7 +8,6 @@ depends on it: it is trained on pixels in 0..1, and once more on pixels of mean 
 
 import json
 import time
-import warnings
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+
+from benchmarks.papers.networks import export, fit
 
 Net = Literal["cnn", "fnn", "fnn-normalised"]
 TRAINING = 20_000
@@ -117,37 +118,13 @@ def trained(net: Net, seed: int, digits: Digits, folder: Path) -> Trained:
 
 def _train(net: Net, seed: int, digits: Digits) -> nn.Sequential:
     torch.manual_seed(seed)
-    model = build(net).train()
-    images, labels = torch.from_numpy(fed(net, digits.train)), torch.from_numpy(digits.train_labels)
+    model = build(net)
     optimiser = torch.optim.Adam(model.parameters(), RATE)
-    order = torch.Generator().manual_seed(seed)
-    for _ in range(EPOCHS[net]):
-        for rows in torch.split(torch.randperm(len(images), generator=order), BATCH):
-            optimiser.zero_grad(set_to_none=True)
-            nn.functional.cross_entropy(model(images[rows]), labels[rows]).backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            optimiser.step()
-    return model.eval()
+    fit(model, fed(net, digits.train), digits.train_labels, optimiser, BATCH, EPOCHS[net], seed)
+    return model
 
 
 def _accuracy(model: nn.Sequential, images: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     with torch.no_grad():
         said = model(torch.from_numpy(images)).argmax(1).numpy()
     return float((said == labels).mean())
-
-
-def export(model: nn.Module, example: NDArray[np.float32], path: Path) -> None:
-    """Under a name of its own first: an interrupted export must not be taken for a cached network."""
-    unfinished = path.with_suffix(".part")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # the exporter that keeps the weights' names
-        torch.onnx.export(
-            model,
-            (torch.from_numpy(example),),
-            str(unfinished),
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_axes={"image": {0: "batch"}, "logits": {0: "batch"}},
-            opset_version=17,
-            dynamo=False,
-        )
-    unfinished.replace(path)
