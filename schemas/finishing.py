@@ -17,8 +17,18 @@ class Distill(Strict):
     seconds: float = Field(
         default=300.0, gt=0, description="At most so long; the learning rate falls to zero by whichever comes first."
     )
-    learning_rate: float = Field(default=1e-3, gt=0, le=1, description="Of Adam, at its highest.")
-    batch: int = Field(default=128, ge=1, le=65_536, description="Samples in a step.")
+    learning_rate: float = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="Of Adam, at its highest, as a share of each weight tensor's own size (its root mean square).",
+    )
+    batch: int = Field(default=64, ge=1, le=65_536, description="Samples in a step.")
+    features: float = Field(
+        default=1.0,
+        ge=0,
+        description="The weight of what the layers in between read, beside that of the outputs; 0: the outputs alone.",
+    )
     augment: Literal["none", "shift", "flip"] = Field(
         default="none",
         description="For images: `shift` moves each by up to an eighth of its size, `flip` also mirrors half of them "

@@ -12,8 +12,9 @@ from schemas.finishing import Distill
 from tests.engine.nets import Node, classifier, cnn, feeds_for, model, save
 from tests.engine.nets_layers import quantised
 from worker.engine.data import Samples
-from worker.engine.distill import Distilled, augmented, distill, learnable, targets
+from worker.engine.distill import Distilled, augmented, distill, learnable
 from worker.engine.graph import Graph, freeze
+from worker.engine.likeness import targets
 from worker.engine.load import load
 
 GENTLE = {"epochs": 6, "learning_rate": 0.01, "batch": 16}
@@ -49,7 +50,7 @@ def trained(
     teacher, student = graph_of(whole, folder), graph_of(damaged(whole, zeros), folder)
     fit, held = Samples(feeds_for(whole, 64, seed=5)), Samples(feeds_for(whole, 24, seed=6))
     return distill(
-        teacher, student, fit, held, Distill.model_validate({**GENTLE, **options}),
+        teacher, student, {}, fit, held, Distill.model_validate({**GENTLE, **options}),
         seed=seed, device="cpu", keep_zeros=keep_zeros, tell=lambda *_: None, clock=clock,
     )  # fmt: skip
 
@@ -84,6 +85,7 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "learning_rate": ({}, {"learning_rate": 0.003}),
     "batch": ({}, {"batch": 32}),
     "augment": ({}, {"augment": "shift"}),
+    "features": ({}, {"features": 0.0}),
     "seconds": ({}, {}),  # below, with a clock
 }
 

@@ -17,10 +17,13 @@ from schemas.errors import EspalierError
 from schemas.finishing import Distill
 from worker.engine.data import Samples
 from worker.engine.evaluate import pad
-from worker.engine.execute import Executor, Held, to_numpy
+from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph
+from worker.engine.likeness import Likeness
+from worker.engine.ties import Axis, Points
 
 WARM_UP = 0.05  # of the whole: Adam's first steps have no memory to scale by
+SMALLEST = 0.01  # of a weight's sizes
 EIGHTH = 8
 IMAGES = 4  # dimensions
 
@@ -69,18 +72,10 @@ def learnable(graph: Graph) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def targets(graph: Graph) -> tuple[str, ...]:
-    """The tensors to imitate: the outputs, or what a Softmax at the end reads."""
-    names = []
-    for port in graph.outputs:
-        maker = graph.producer.get(port.name)
-        names.append(maker.inputs[0] if maker is not None and maker.key == "Softmax" else port.name)
-    return tuple(dict.fromkeys(names))
-
-
 def distill(
     teacher: Graph,
     student: Graph,
+    gone: Mapping[Axis, Points],
     fit: Samples,
     held: Samples,
     options: Distill,
@@ -91,9 +86,10 @@ def distill(
     tell: Callable[[float, str], None],
     clock: Callable[[], float] = time.perf_counter,
 ) -> Distilled:
-    """Adam on the squared difference of the outputs, its rate falling along a cosine to the end of epochs or time."""
+    """Adam on squared differences, its rate falling along a cosine to the end of epochs or time. `gone`: the indices
+    that the student has lost."""
     start = clock()
-    course = _Course(teacher, _Student(student, device, keep_zeros), fit, held, options, seed)
+    course = _Course(teacher, _Student(student, device, keep_zeros), gone, fit, held, options, seed)
     first = best = course.error()
     state, epoch = None, 0
 
@@ -146,26 +142,37 @@ class _Course:
     """The teacher, the student, and what they go through."""
 
     def __init__(
-        self, teacher: Graph, student: _Student, fit: Samples, held: Samples, options: Distill, seed: int
+        self,
+        teacher: Graph,
+        student: _Student,
+        gone: Mapping[Axis, Points],
+        fit: Samples,
+        held: Samples,
+        options: Distill,
+        seed: int,
     ) -> None:
         self.options, self.fit, self.held, self.student = options, fit, held, student
         self.fixed = teacher.fixed_batch()
         self.batch = self.fixed or min(options.batch, fit.count)
-        self.names = targets(teacher)
-        self.teacher = Executor(teacher, student.executor.device)
-        self.optimiser = torch.optim.Adam(list(student.weights.values()), lr=options.learning_rate)
+        # Adam's steps are as long as its rate, whatever it moves: one rate for all tears small weights to pieces.
+        groups = [{"params": [weight], "size": _size(weight)} for weight in student.weights.values()]
+        self.optimiser = torch.optim.Adam(groups, lr=options.learning_rate, fused=True)
         self.random = np.random.default_rng(seed)
-        self.answers = [self._taught(part.inputs) for part in self._parts()]
-        joined = {name: torch.cat([one[name].flatten() for one in self.answers]) for name in self.answers[0]}
-        self.spread = {name: float(values.var()) or 1.0 for name, values in joined.items()}
+        first = next(iter(self._parts())).inputs
+        self.like = Likeness(Executor(teacher, student.executor.device), student.executor, gone, first)
+        if not self.like.outputs:
+            raise _nothing_learns()
+        self.answers = [self.like.taught(part.inputs, features=False) for part in self._parts()]
+        self.like.measured(self.answers)
 
     def error(self) -> float:
-        """On the samples held back."""
-        losses = [
-            float(self._loss(part.inputs, answers).detach()) * part.count
-            for part, answers in zip(self._parts(), self.answers, strict=True)
-        ]
-        return sum(losses) / sum(part.count for part in self._parts())
+        """Of the outputs, on the samples held back."""
+        found = total = 0.0
+        for part, answers in zip(self._parts(), self.answers, strict=True):
+            given = self.like.given(part.inputs, features=False)
+            found += float(self.like.by_outputs(given, answers).detach()) * part.count
+            total += part.count
+        return found / total
 
     def epoch(self, share: Callable[[float], float]) -> None:
         """One pass over the samples in a new order, or as far as the time goes."""
@@ -176,24 +183,24 @@ class _Course:
                 return
             rate = min(1.0, done / WARM_UP) * (1 + np.cos(np.pi * done)) / 2
             for group in self.optimiser.param_groups:
-                group["lr"] = self.options.learning_rate * float(rate)
+                group["lr"] = self.options.learning_rate * group["size"] * float(rate)
             part = self.fit.take(order[start : start + self.batch])
             feeds = augmented(part.inputs, self.options.augment, self.random)
-            self.student.step(self.optimiser, self._loss(feeds, self._taught(feeds)))
+            self.student.step(self.optimiser, self._loss(feeds))
 
     def _parts(self) -> Iterator[Samples]:
         return (pad(part, self.fixed) for part in self.held.batches(self.batch))
 
-    def _taught(self, feeds: Mapping[str, Array]) -> dict[str, torch.Tensor]:
-        found: dict[str, torch.Tensor] = {}
-        self.teacher.run(feeds, _catch(self.names, found))
-        return found
+    def _loss(self, feeds: Mapping[str, Array]) -> torch.Tensor:
+        along = self.options.features > 0
+        taught, given = (ask(feeds, features=along) for ask in (self.like.taught, self.like.given))
+        loss = self.like.by_outputs(given, taught)
+        return loss + self.options.features * self.like.by_features(given, taught) if along else loss
 
-    def _loss(self, feeds: Mapping[str, Array], answers: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        given: dict[str, torch.Tensor] = {}
-        self.student.executor.differentiable(feeds, _catch(self.names, given))
-        losses = [(given[name] - answer).square().mean() / self.spread[name] for name, answer in answers.items()]
-        return torch.stack(losses).mean()
+
+def _size(weight: torch.Tensor) -> float:
+    """Root mean square; what is nearly zero, such as a bias, may still move."""
+    return max(float(weight.detach().square().mean().sqrt()), SMALLEST)
 
 
 def _nothing_learns() -> EspalierError:
@@ -203,14 +210,6 @@ def _nothing_learns() -> EspalierError:
         where="/distill",
         hint="Leave `distill` out, or send the model as it was before it was rounded.",
     )
-
-
-def _catch(names: tuple[str, ...], found: dict[str, torch.Tensor]) -> Callable[[str, Held], None]:
-    def visit(name: str, value: Held) -> None:
-        if name in names and isinstance(value, torch.Tensor) and value.is_floating_point():
-            found[name] = value
-
-    return visit
 
 
 def augmented(feeds: Mapping[str, Array], how: str, random: np.random.Generator) -> Mapping[str, Array]:

@@ -61,7 +61,7 @@ def _distilled(
     start = clock()
     sparse = subject.request.criterion.prunes_weights()
     found = distill(
-        subject.graph, freeze(work.model), fit, held or fit, options,
+        subject.graph, freeze(work.model), surgery.indices_gone(subject.groups, work.gone), fit, held or fit, options,
         seed=subject.request.seed, device=subject.device, keep_zeros=sparse, tell=stage.within, clock=clock,
     )  # fmt: skip
     model = surgery.with_constants(work.model, found.changed, subject.loaded.shelf)

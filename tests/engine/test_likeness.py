@@ -1,0 +1,78 @@
+"""Student and teacher are compared unit by unit, also where the student has fewer of them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.engine.dissect import Dissected, dissect
+from tests.engine.nets import ROW, Node, cnn, gemm, layer, mlp, model, save
+from worker.engine import surgery
+from worker.engine.execute import Executor
+from worker.engine.graph import Graph, freeze
+from worker.engine.likeness import Likeness, read, targets
+from worker.engine.load import load
+from worker.engine.ties import Axis, Points
+
+
+def pruned(whole: Dissected, gone: Mapping[str, tuple[int, ...]], folder: Path) -> Graph:
+    folder.mkdir()
+    return freeze(load(save(whole.cut(gone), folder), {}).model)
+
+
+def likeness(whole: Dissected, student: Graph, gone: Mapping[Axis, Points]) -> Likeness:
+    return Likeness(Executor(whole.graph), Executor(student), gone, whole.feeds)
+
+
+def difference(like: Likeness, whole: Dissected) -> float:
+    sides = like.given(whole.feeds, features=True), like.taught(whole.feeds, features=True)
+    return float(like.by_features(*sides).detach())
+
+
+@pytest.mark.parametrize("build", [mlp, cnn])
+def test_units_that_stayed_are_compared_with_themselves(build: object, tmp_path: Path) -> None:
+    """Units of the first layer went: what is left of it computes what it did."""
+    whole = dissect(build(), tmp_path)  # type: ignore[operator]
+    first = whole.names()[0]
+    gone = {first: (0, 2)}
+    student = pruned(whole, gone, tmp_path / "cut")
+    like = likeness(whole, student, surgery.indices_gone(whole.analysis.groups, gone))
+    place = next(one for one in like.features if one.kept)
+    alone = likeness(whole, student, surgery.indices_gone(whole.analysis.groups, gone))
+    alone.features = (place,)
+    assert difference(alone, whole) < 1e-10
+    wrong = likeness(whole, student, surgery.indices_gone(whole.analysis.groups, {first: (0, 1)}))
+    wrong.features = tuple(one for one in wrong.features if one.name == place.name)
+    assert difference(wrong, whole) > 1e-3
+    assert {one.name for one in like.features} == set(read(whole.graph))
+
+
+def test_what_the_two_do_not_have_alike_is_left_out(tmp_path: Path) -> None:
+    whole = dissect(mlp(), tmp_path)
+    student = pruned(whole, {whole.names()[0]: (0, 2)}, tmp_path / "cut")
+    untold = likeness(whole, student, {})
+    assert 1 == len(read(whole.graph)) - len(untold.features)
+    assert ["y"] == [one.name for one in untold.outputs]
+
+
+def test_features_of_a_damaged_student_differ(tmp_path: Path) -> None:
+    whole = dissect(mlp(), tmp_path)
+    same = likeness(whole, whole.graph, {})
+    assert 0.0 == difference(same, whole)
+    worse = dissect(mlp("Sigmoid"), tmp_path).graph
+    assert difference(likeness(whole, worse, {}), whole) > 0.1
+
+
+@pytest.mark.parametrize("last", ["Softmax", "ArgMax"])
+def test_outputs_are_compared_before_a_choice_is_made(last: str, tmp_path: Path) -> None:
+    nodes = [gemm("fc1", "x", "h"), Node("Relu", ["h"], "a"), gemm("fc2", "a", "l"), Node(last, ["l"], "y")]
+    net: onnx.ModelProto = model(nodes, {**layer("fc1", 6, 12), **layer("fc2", 4, 6)}, ROW, {"y": ["N", 4]})
+    if last == "ArgMax":
+        net.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+        net.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+    graph = dissect(net, tmp_path).graph
+    assert ("l",) == targets(graph)
+    feeds = {"x": np.zeros((2, 12), np.float32)}
+    assert ["l"] == [one.name for one in Likeness(Executor(graph), Executor(graph), {}, feeds).outputs]

@@ -1,0 +1,122 @@
+"""How like its teacher a student is: by the outputs, and by what its layers read on the way there.
+
+In: both graphs, which indices of which axes the student has lost. Out: `Likeness`, which runs both on a batch and gives
+differences in shares of what varies. A tensor that the two do not have alike is left out.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from worker.engine.execute import Executor, Held
+from worker.engine.graph import Array, Graph
+from worker.engine.ties import Axis, Points
+
+READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
+CHOICES = ("Softmax", "LogSoftmax", "Hardmax", "ArgMax")
+Seen = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """A tensor of both. `kept`: by axis, the teacher's indices that the student has; `spread`: how much it varies."""
+
+    name: str
+    kept: Mapping[int, torch.Tensor]
+    spread: float = 1.0
+
+    def of_teacher(self, value: torch.Tensor) -> torch.Tensor:
+        for axis, index in self.kept.items():
+            value = value.index_select(axis, index)
+        return value
+
+
+class Likeness:
+    """`outputs` decide which student is best; `features` only help to get there."""
+
+    def __init__(self, teacher: Executor, student: Executor, gone: Mapping[Axis, Points], feeds: Mapping[str, Array]):
+        self.teacher, self.student = teacher, student
+        outputs = targets(teacher.graph)
+        names = (*outputs, *(name for name in read(student.graph) if name not in outputs))
+        taught = _run(teacher, feeds, names)
+        given = _run(student, feeds, names)
+        places = [_place(name, taught[name], given[name], gone) for name in names if name in taught and name in given]
+        found = {place.name: place for place in places if place is not None}
+        self.outputs = tuple(found[name] for name in outputs if name in found)
+        self.features = tuple(place for name, place in found.items() if name not in outputs)
+
+    def taught(self, feeds: Mapping[str, Array], *, features: bool) -> Seen:
+        """What the teacher computes there, of the units that the student has."""
+        places = self.outputs + (self.features if features else ())
+        found = _run(self.teacher, feeds, tuple(place.name for place in places))
+        return {place.name: place.of_teacher(found[place.name]) for place in places}
+
+    def given(self, feeds: Mapping[str, Array], *, features: bool) -> Seen:
+        """The same of the student, with gradients."""
+        places = self.outputs + (self.features if features else ())
+        found: dict[str, torch.Tensor] = {}
+        self.student.differentiable(feeds, _catch(tuple(place.name for place in places), found))
+        return found
+
+    def by_outputs(self, given: Seen, taught: Seen) -> torch.Tensor:
+        return _difference(self.outputs, given, taught)
+
+    def by_features(self, given: Seen, taught: Seen) -> torch.Tensor:
+        """Nothing where there are none."""
+        return _difference(self.features, given, taught) if self.features else torch.zeros(())
+
+    def measured(self, answers: list[Seen]) -> None:
+        """From now on outputs are judged by how much they vary over all of these."""
+        joined = {place.name: torch.cat([one[place.name].flatten() for one in answers]) for place in self.outputs}
+        self.outputs = tuple(replace(place, spread=float(joined[place.name].var()) or 1.0) for place in self.outputs)
+
+
+def targets(graph: Graph) -> tuple[str, ...]:
+    """The outputs, or what a Softmax or its like at the end reads."""
+    names = []
+    for port in graph.outputs:
+        maker = graph.producer.get(port.name)
+        names.append(maker.inputs[0] if maker is not None and maker.key in CHOICES else port.name)
+    return tuple(dict.fromkeys(names))
+
+
+def read(graph: Graph) -> tuple[str, ...]:
+    """What the layers with weights read, but for the inputs."""
+    inputs = {port.name for port in graph.inputs}
+    names = (op.inputs[0] for op in graph.ops if op.key in READERS)
+    return tuple(dict.fromkeys(name for name in names if name not in inputs and name not in graph.static))
+
+
+def _place(name: str, taught: torch.Tensor, given: torch.Tensor, gone: Mapping[Axis, Points]) -> Place | None:
+    kept = {
+        axis: torch.from_numpy(np.setdiff1d(np.arange(size), gone[name, axis])).to(taught.device)
+        for axis, size in enumerate(taught.shape)
+        if (name, axis) in gone
+    }
+    place = Place(name, kept)
+    same = place.of_teacher(taught)
+    return replace(place, spread=float(same.var()) or 1.0) if same.shape == given.shape and same.numel() > 1 else None
+
+
+def _difference(places: tuple[Place, ...], given: Seen, taught: Seen) -> torch.Tensor:
+    """Squared, in shares of what varies."""
+    parts = [(given[one.name] - taught[one.name]).square().mean() / one.spread for one in places]
+    return torch.stack(parts).mean()
+
+
+def _run(executor: Executor, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    found: dict[str, torch.Tensor] = {}
+    executor.run(feeds, _catch(names, found))
+    return found
+
+
+def _catch(names: tuple[str, ...], found: dict[str, torch.Tensor]) -> Callable[[str, Held], None]:
+    wanted = frozenset(names)
+
+    def visit(name: str, value: Held) -> None:
+        if name in wanted and isinstance(value, torch.Tensor) and value.is_floating_point():
+            found[name] = value
+
+    return visit
