@@ -22,7 +22,7 @@ help:
 	@echo 'make bench-prunability  half of every group over many models: exact, kept, time, memory, beside other pruners'
 	@echo 'make bench-ranking  how well each criterion ranks units, and what the exact ranking costs'
 	@echo 'make bench-wide  distinctiveness of 4,096 units over 50,000 samples: memory and time'
-	@echo 'make bench-accuracy  accuracy after pruning without training, by criterion and compensation, beside onnxsim'
+	@echo 'make bench-accuracy  accuracy after pruning, distilling and rounding, beside other pruners  (ACCURACY_ARGS="--quick")'
 	@echo 'make bench-embedded  small networks as firmware: estimates beside what compiler and emulator say'
 	@echo 'make bench-analysis  the tie analysis over ten million points, and over deep graphs'
 	@echo 'make bench-large  a 1.5 GB model pruned: memory in sizes of the model   (LARGE_ARGS="--gigabytes 3 --external")'

@@ -18,6 +18,8 @@ CALIBRATION = {"cifar": 1_000, "mnist": 2_000, "fashion_mnist": 2_000, "imagenet
 CIFAR: Mapping[str, object] = {
     "scale": 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "layout": "NHWC",
 }  # fmt: skip
+RIVALS = 1_000  # calibration samples
+HALVED: Mapping[str, object] = {"scale": 255, "mean": [0.5], "std": [0.5], "layout": "NHWC"}
 Images = npt.NDArray[np.generic]
 
 
@@ -44,33 +46,46 @@ class Material:
         return hits / len(self.ready)
 
 
-def material(folder: Path, data: str, model: str, most: int | None, work: Path) -> Material:
-    """Write the files of one kind of data for one model."""
-    fit, test, labels, preprocess, name = _samples(folder, data, model)
-    test, labels = test[:most], labels[:most].astype(np.int64)
+def material(folder: Path, data: str, model: str, most: int | None, work: Path, count: int | None = None) -> Material:
+    """Write the files of one kind of data for one model: `most` test samples, `count` calibration samples."""
+    found = _samples(folder, data, model, count or CALIBRATION[data])
+    fit, preprocess, name = found.fit, found.preprocess, found.name
+    test, labels = found.test[:most], found.labels[:most].astype(np.int64)
     calibration, evaluation = work / "calibration.npz", work / "evaluation.npz"
     np.savez(calibration, **{name: fit})
     np.savez(evaluation, **{name: test, "labels": labels})
     rival = work / "rival.npz"
-    np.savez(rival, **{name: _ready(fit[:64], preprocess)})
+    np.savez(rival, **{name: _ready(fit[:RIVALS], preprocess), "labels": found.taught[:RIVALS].astype(np.int64)})
     words = f"{len(fit):,} calibration samples without labels, {len(test):,} test samples"
     return Material(calibration, evaluation, rival, preprocess, _ready(test, preprocess), labels, words)
 
 
-def _samples(folder: Path, data: str, model: str) -> tuple[Images, Images, Images, Mapping[str, object], str]:
-    count = CALIBRATION[data]
+@dataclass(frozen=True)
+class _Found:
+    """`taught`: the labels of `fit`, which only a rival gets to see."""
+
+    fit: Images
+    taught: Images
+    test: Images
+    labels: Images
+    preprocess: Mapping[str, object]
+    name: str
+
+
+def _samples(folder: Path, data: str, model: str, count: int) -> _Found:
     if data == "cifar":
         train, test = np.load(folder / "cifar10_train5k.npz"), np.load(folder / "cifar10_test.npz")
-        return train["x"][:count], test["x"], test["y"], CIFAR, "input"
+        preprocess = HALVED if "lenet" in model else CIFAR
+        return _Found(train["x"][:count], train["y"][:count], test["x"], test["y"], preprocess, "input")
     if data == "imagenet":
         return _photographs(folder, count)
     held = np.load(folder / f"{data}.npz")
     shape = (-1, 1, 28, 28) if "cnn" in model else (-1, 784)
     fit, test = held["x_train"][:count].reshape(shape), held["x_test"].reshape(shape)
-    return fit, test, held["y_test"], {"scale": 255}, "input"
+    return _Found(fit, held["y_train"][:count], test, held["y_test"], {"scale": 255}, "input")
 
 
-def _photographs(folder: Path, count: int) -> tuple[Images, Images, Images, Mapping[str, object], str]:
+def _photographs(folder: Path, count: int) -> _Found:
     """All 200 photographs judge. Half of them, mirrored and without labels, calibrate: there are no others."""
     from PIL import Image
 
@@ -82,7 +97,7 @@ def _photographs(folder: Path, count: int) -> tuple[Images, Images, Images, Mapp
     ]
     images = np.stack(rows)
     preprocess = {"mean": [104, 117, 123], "layout": "NHWC", "channels": "BGR"}
-    return images[::2][:count, :, ::-1], images, held["y"], preprocess, "data_0"
+    return _Found(images[::2][:count, :, ::-1], held["y"][::2][:count], images, held["y"], preprocess, "data_0")
 
 
 def _ready(images: Images, preprocess: Mapping[str, object]) -> Images:

@@ -10,6 +10,7 @@ import select
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.subjects import Subject
 
@@ -84,13 +85,14 @@ class Rival:
             self.process = None
 
 
-def pruned_by_onnxsim(
-    python: str, model: Path, target: Path, method: str, sparsity: float, calibration: Path
+def pruned_by_rival(
+    python: str, how: Literal["channels", "live"], model: Path, target: Path, method: str, share: float, data: Path
 ) -> float | None:
-    """Let onnxsim remove channels by "L2" or "Wanda"; the share of the parameters that stays, None where it fails."""
-    command = [python, "-m", "benchmarks.rivals_side", "channels", str(model), str(target), method, str(sparsity)]
+    """Let onnxsim remove channels, or Torch-Pruning units of a live module; the share of the parameters that stays,
+    None where it fails."""
+    command = [python, "-m", "benchmarks.rivals_side", how, str(model), str(target), method, str(share)]
     done = subprocess.run(
-        [*command, str(calibration)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        [*command, str(data)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True, text=True, check=False, timeout=LIMIT_S,
     )  # fmt: skip
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None

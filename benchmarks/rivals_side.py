@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 TOLERANCE = 1e-4
+BATCH = 100
 
 
 def with_torch_pruning() -> Callable[[str, str], Any]:
@@ -116,27 +117,79 @@ def with_onnxsim() -> Callable[[str, str], Any]:
 
 
 def channels(model: str, target: str, method: str, sparsity: str, calibration: str) -> None:
-    """onnxsim's structured pruning, into a file; prints the share of the parameters that stay."""
+    """onnxsim's structured pruning, with `+ fit` its closed-form fine-tuning too, into a file; prints the share of the
+    parameters that stay."""
     import onnx
     from onnxsim import pruning
 
     whole = onnx.load(model)
-    if method == "L2":
+    held = {name: array for name, array in np.load(calibration).items() if name != "labels"}
+    count = len(next(iter(held.values())))
+    feeds = [{name: array[i : i + BATCH] for name, array in held.items()} for i in range(0, count, BATCH)]
+    if method.startswith("L2"):
         smaller = pruning.apply_structured_pruning(whole, float(sparsity))
     else:
-        held = dict(np.load(calibration))
-        feeds = [
-            {name: array[i : i + 1] for name, array in held.items()} for i in range(len(next(iter(held.values()))))
-        ]
         smaller = pruning.apply_structured_wanda_pruning(whole, calibration_data=feeds, sparsity=float(sparsity))
+    if method.endswith("+ fit"):
+        from onnxsim.finetune import apply_pruning_finetune
+
+        smaller = apply_pruning_finetune(onnx.load(model), smaller, calibration_data=feeds)
     onnx.save(smaller, target)
     sizes = [sum(int(np.prod(one.dims)) for one in proto.graph.initializer) for proto in (onnx.load(model), smaller)]
     print(sizes[1] / sizes[0])
 
 
+def live(weights: str, target: str, method: str, share: str, calibration: str) -> None:
+    """Torch-Pruning on a live module: that share of every group's units, into a file; prints what stays of the
+    parameters. `Taylor` looks at labels, which nothing else here does."""
+    import torch
+    import torch_pruning as tp
+
+    module = _module(weights)
+    held = np.load(calibration)
+    images = torch.from_numpy(held["input"])
+    before = sum(one.numel() for one in module.parameters())
+    importance = tp.importance.MagnitudeImportance(p=2) if method == "L2" else tp.importance.TaylorImportance()
+    last = [part for part in module.modules() if isinstance(part, torch.nn.Linear)][-1:]
+    pruner = tp.pruner.BasePruner(
+        module, (images[:2],), importance=importance, pruning_ratio=float(share), ignored_layers=last
+    )
+    if method != "L2":
+        torch.nn.functional.cross_entropy(module(images), torch.from_numpy(held["labels"])).backward()
+    pruner.step()
+    names = {"input_names": ["input"], "output_names": ["logits"]}
+    torch.onnx.export(
+        module, (images[:2],), target, dynamic_axes={"input": {0: "n"}, "logits": {0: "n"}}, dynamo=False, **names
+    )
+    print(sum(one.numel() for one in module.parameters()) / before)
+
+
+def _module(weights: str) -> Any:
+    """The networks as they were trained: by the script beside their weights."""
+    import importlib.util
+    from pathlib import Path
+
+    import torch
+
+    path = Path(weights)
+    spec = importlib.util.spec_from_file_location("train_seeds", path.with_name("train_seeds.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    makers: dict[str, Callable[[], Any]] = {
+        "mlp_fashion": script.MLPFashion,
+        "cnn_mnist": script.CNNMnist,
+        "mlp100_mnist": lambda: script.Sig(784, 100, 10),
+    }
+    module = makers[path.stem]()
+    module.load_state_dict(torch.jit.load(weights).state_dict())
+    return module.eval()
+
+
 def main() -> None:
-    if sys.argv[1] == "channels":
-        channels(*sys.argv[2:])
+    if sys.argv[1] in ("channels", "live"):
+        {"channels": channels, "live": live}[sys.argv[1]](*sys.argv[2:])
         return
     pipe = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what a rival prints is not an answer
