@@ -26,7 +26,7 @@ from service.events import Feed
 from service.intake import CompareBody, InspectBody, PruneBody, SweepBody
 from service.metrics import Metrics
 from service.observe import Observe
-from service.routes import blobs, inspect, jobs, meta, prune, results, sweep
+from service.routes import blobs, jobs, meta, results, submit
 from state.bell import Bell
 from state.blobs import open_blobs
 from state.jobs import JobStore, connect
@@ -73,7 +73,7 @@ def create_app(
         lifespan=_lifespan(service, bell),
     )
     app.state.service = service
-    for routes in (prune, inspect, sweep, jobs, results, blobs, meta):
+    for routes in (submit, jobs, results, blobs, meta):
         app.include_router(routes.router)
     errors.install(app)
     openapi.install(app, (PruneBody, InspectBody, SweepBody, CompareBody))

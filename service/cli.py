@@ -19,9 +19,9 @@ from pathlib import Path
 from schemas.errors import EspalierError, Failure
 from service.arguments import EPILOG, Commands, add_compare, add_inspect, add_prune, add_server, add_sweep, command
 from service.client import Client
+from service.errand import UsageError
 from service.extras import EMBEDDED, STATE, MissingExtraError, require
 from service.fetch_command import fetch
-from service.prune_command import UsageError
 from service.summary import criteria_text, job_lines, targets_text
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130

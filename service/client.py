@@ -209,16 +209,21 @@ class Client:
 
         self._checked(fetch)
 
+    def document(self, job_id: str, kind: type[Model]) -> Model:
+        """The report of a job, as the kind of document that it is."""
+        return _parse(kind, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
+
     def report(self, job_id: str) -> Report:
-        return _parse(Report, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
+        """The report of a pruning."""
+        return self.document(job_id, Report)
 
     def inspection(self, job_id: str) -> Inspection:
         """The report of an inspection."""
-        return _parse(Inspection, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
+        return self.document(job_id, Inspection)
 
     def sweep_report(self, job_id: str) -> SweepReport:
         """The report of a sweep or a comparison."""
-        return _parse(SweepReport, self._checked(lambda: self._http.get(f"/jobs/{job_id}/report.json")))
+        return self.document(job_id, SweepReport)
 
     def report_document(self, job_id: str, kind: ReportKind) -> bytes:
         """The report as the service renders it: JSON, HTML or Markdown."""

@@ -35,6 +35,10 @@ _FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
     304: {"description": "You have it"},
     **problems(401, 403, 404, 409, 416, 503),
 }
+_REPORT_ANSWERS: dict[int | str, dict[str, Any]] = {
+    **_FILE_ANSWERS,
+    200: {"content": _REPORT_CONTENT},
+}
 
 
 @router.get(
@@ -99,11 +103,7 @@ async def artifact(request: Request, service: Here, owner: Owner, job_id: JobId)
     "/jobs/{job_id}/report",
     response_model=Report | Inspection | SweepReport,
     summary="Fetch the report in the form that Accept asks for",
-    responses={
-        200: {"content": _REPORT_CONTENT},
-        304: {"description": "You have it"},
-        **problems(401, 403, 404, 406, 409, 416, 503),
-    },
+    responses=_REPORT_ANSWERS | problems(406),
 )
 async def report(
     request: Request,
@@ -124,11 +124,7 @@ async def report(
     "/jobs/{job_id}/report.{suffix}",
     response_model=Report | Inspection | SweepReport,
     summary="Fetch the report in one form",
-    responses={
-        200: {"content": _REPORT_CONTENT},
-        304: {"description": "You have it"},
-        **problems(401, 403, 404, 409, 416, 503),
-    },
+    responses=_REPORT_ANSWERS,
 )
 async def report_as(
     request: Request,

@@ -17,8 +17,8 @@ from tests.service.test_gate import digest
 Serve = Callable[..., Api]
 ROOT = Path(__file__).parents[2]
 SHELL = [
-    *("app", "auth", "body", "downloads", "errors", "events", "intake", "multipart", "observe", "submit"),
-    *("routes/blobs", "routes/inspect", "routes/jobs", "routes/meta", "routes/prune"),
+    *("accept", "app", "auth", "body", "downloads", "errors", "events", "intake", "multipart", "observe", "submit"),
+    *("routes/blobs", "routes/jobs", "routes/meta", "routes/results", "routes/submit"),
 ]
 
 
