@@ -15,7 +15,7 @@ from pydantic_core import ErrorDetails
 from schemas.criteria import CRITERIA
 from schemas.criteria.weights import PATTERNS
 from schemas.errors import EspalierError, FieldError, nearest
-from schemas.sentences import LONGEST_QUOTE, sentence
+from schemas.sentences import LONGEST_QUOTE, got, sentence
 
 # An answer is not much longer than what it answers: nobody reads the rest.
 MAX_COMPLAINTS = 30
@@ -40,14 +40,10 @@ Place = tuple[int | str, ...]
 def parse(raw: str | bytes | Mapping[str, Any], kind: type[Request]) -> Request:
     """The options as the model has them."""
     if isinstance(raw, str | bytes):
-        try:
-            raw = json.loads(raw or "{}")
-            # Half a surrogate pair passes as an escape, but is no text that could be stored.
-            json.dumps(raw, ensure_ascii=False).encode()
-        except (ValueError, RecursionError) as error:
-            raise EspalierError("options_not_json", f"options: {error}", where="options") from None
+        raw = read_json(raw or "{}", "options")
     if not isinstance(raw, Mapping):
-        raise EspalierError("options_not_json", f"options must be an object, not {type(raw).__name__}", where="options")
+        said = f"options must be an object such as {{}}{got(raw)}"
+        raise EspalierError("options_not_json", said, where="options")
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
@@ -56,6 +52,26 @@ def parse(raw: str | bytes | Mapping[str, Any], kind: type[Request]) -> Request:
         if error.error_count() > len(errors):
             detail += f"; and {error.error_count() - len(errors)} more"
         raise EspalierError("options_invalid", detail, where="options", errors=errors) from None
+
+
+def read_json(text: str | bytes, where: str) -> Any:
+    """What JSON text says. What is none is `options_not_json`."""
+    try:
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        why = "it is nested more deeply than options ever are"
+    except UnicodeEncodeError:
+        why = "it holds half a surrogate pair, which is no text that could be stored"
+    except UnicodeDecodeError:
+        why = "it is not UTF-8"
+    except json.JSONDecodeError as error:
+        why = f"it is not JSON: {error}"
+    except ValueError:
+        why = "it holds a number of thousands of digits"
+    else:
+        return value
+    raise EspalierError("options_not_json", why, where=where)
 
 
 def complaints(error: ValidationError, kind: type[BaseModel]) -> tuple[FieldError, ...]:

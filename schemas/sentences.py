@@ -54,7 +54,7 @@ def sentence(problem: ErrorDetails, meaning: str = "", example: str = "") -> str
     context = {name: _as_json(value) for name, value in problem.get("ctx", {}).items()}
     said = MUST[kind].format(**context)
     if kind not in _ALL_BUT_THE_FORM:
-        said += _got(given)
+        said += got(given)
     if kind == "literal_error":
         said += _meant(given, tuple(_QUOTED.findall(str(context["expected"]))))
     if example:
@@ -62,7 +62,7 @@ def sentence(problem: ErrorDetails, meaning: str = "", example: str = "") -> str
     return f"{said} ({meaning.rstrip('.')})" if meaning else said
 
 
-def _got(given: object) -> str:
+def got(given: object) -> str:
     """Single values are named; whoever sent more than that knows it."""
     if given is None or isinstance(given, bool | int | float | str):
         quoted = json.dumps(given, ensure_ascii=False)

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from schemas.errors import EspalierError
+from schemas.parse import read_json
 from schemas.request import PruneRequest, parse_options
+from schemas.sentences import got
 
 
 def gather(file: Path | None, settings: Sequence[str]) -> PruneRequest:
@@ -19,14 +21,10 @@ def gather(file: Path | None, settings: Sequence[str]) -> PruneRequest:
 
 def document_of(file: Path | None, settings: Sequence[str]) -> dict[str, object]:
     """The options as one document, not yet checked."""
-    try:
-        document = json.loads(file.read_bytes() if file else b"{}")
-    except ValueError as error:
-        raise EspalierError("options_not_json", str(error), where=str(file)) from None
+    document = read_json(file.read_bytes(), str(file)) if file else {}
     if not isinstance(document, dict):
-        raise EspalierError(
-            "options_not_json", f"options must be an object, not {type(document).__name__}", where=str(file)
-        )
+        said = f"options must be an object such as {{}}{got(document)}"
+        raise EspalierError("options_not_json", said, where=str(file))
     for text in settings:
         _put(document, text)
     return document

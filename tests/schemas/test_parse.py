@@ -63,6 +63,24 @@ def test_a_newcomer_understands_it(options: dict[str, Any], pointer: str, detail
     assert (pointer, detail) == (where, what[: len(detail)])
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"[" * 100_000, "nested more deeply"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "a number of thousands of digits"),
+        (b'{"a": "\\ud800"}', "half a surrogate pair"),
+        (b'{"a": "\xff"}', "not UTF-8"),
+        (b"{", "it is not JSON: Expecting"),
+        (b"null", "must be an object such as {}, not null"),
+        (b"[]", "must be an object such as {}, not a list"),
+    ],
+)
+def test_text_that_is_no_object_is_refused_in_words(text: bytes, words: str) -> None:
+    with pytest.raises(EspalierError) as caught:
+        parse(text, PruneRequest)
+    assert ("options_not_json", True) == (caught.value.code, words in caught.value.failure.detail)
+
+
 def test_lists_of_objects_are_shown_as_such() -> None:
     assert [("/criteria", '[{"name": "magnitude"}]')] == [
         (where, what.partition("write ")[2].partition(" (")[0])

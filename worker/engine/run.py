@@ -39,6 +39,8 @@ from worker.engine.stages import Emit, InputFile, Inputs, Limits, Stages, Subjec
 
 __all__ = ["Emit", "InputFile", "Inputs", "Limits", "prune"]
 
+LONGEST_SCOPE = 300
+
 
 def prune(request: PruneRequest, inputs: Inputs, workdir: Path, limits: Limits, emit: Emit) -> Report:
     """Run the job and leave its four files in the work folder."""
@@ -92,8 +94,8 @@ def _groups(request: PruneRequest, analysis: Analysis) -> tuple[Group, ...]:
         names = [layer.name for layer in analysis.layers] if weights else [group.name for group in analysis.groups]
         raise EspalierError(
             "scope_matches_nothing",
-            f"{request.scope.model_dump_json(exclude_defaults=True)} leaves nothing; what can be pruned: "
-            f"{', '.join(names[:20])}{', ...' if len(names) > 20 else ''}; "
+            f"{request.scope.model_dump_json(exclude_defaults=True)[:LONGEST_SCOPE]} leaves nothing; what can be "
+            f"pruned: {', '.join(names[:20])}{', ...' if len(names) > 20 else ''}; "
             f"of the operators {', '.join(sorted({layer.op.key for layer in makers}))}",
             where="/scope",
         )
