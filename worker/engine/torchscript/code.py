@@ -10,10 +10,10 @@ import ast
 import io
 import tokenize
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 
 from schemas.errors import EspalierError
 from worker.engine.torchscript.calls import BUILTINS, PRIMITIVES, operator_allowed
+from worker.engine.torchscript.declared import Known, annotated_field, dotted_name
 
 SHOWN = 10
 BASES = ("Module", "NamedTuple", "Enum")
@@ -30,7 +30,7 @@ Function = ast.FunctionDef
 def check(sources: Mapping[str, str], name: str) -> None:
     """Refuse the archive if any file holds what may not be loaded."""
     trees = {file: _parse(file, text, name) for file, text in sources.items()}
-    known = _Known()
+    known = Known()
     for file, tree in trees.items():
         known.add(file, tree)
     found = [finding for file, tree in trees.items() for finding in _Reader(file, known).module(tree)]
@@ -62,54 +62,10 @@ def _same_for_both(text: str) -> None:
             raise ValueError(f"line {token.start[0]}: a string in a form that torch does not write")
 
 
-@dataclass
-class _Known:
-    """What the archive itself defines: functions and classes by their full names; fields and methods."""
-
-    qualified: set[str] = field(default_factory=set)
-    attributes: set[str] = field(default_factory=set)
-
-    def add(self, file: str, tree: ast.Module) -> None:
-        module = file.removeprefix("code/").removesuffix(".py").replace("/", ".")
-        for node in tree.body:
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                self.qualified.add(f"{module}.{node.name}")
-            if isinstance(node, ast.ClassDef):
-                self.attributes |= set(_declared(node))
-
-
-def _declared(node: ast.ClassDef) -> Iterator[str]:
-    for inner in node.body:
-        if isinstance(inner, Function):
-            yield inner.name
-        elif isinstance(inner, ast.AnnAssign) and isinstance(inner.target, ast.Name):
-            yield inner.target.id
-        elif isinstance(inner, ast.Assign):
-            yield from (target.id for target in inner.targets if isinstance(target, ast.Name))
-            yield from filter(None, (_annotated(target) for target in inner.targets))
-
-
-def _annotated(target: ast.expr) -> str:
-    """The field that `__annotations__["0"] = ...` declares."""
-    if isinstance(target, ast.Subscript) and _dotted(target.value) == "__annotations__":
-        return str(target.slice.value) if isinstance(target.slice, ast.Constant) else ""
-    return ""
-
-
-def _dotted(node: ast.expr) -> str:
-    """`a.b.c` as a text; empty where it is something else."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        inner = _dotted(node.value)
-        return f"{inner}.{node.attr}" if inner else ""
-    return ""
-
-
 class _Reader:
     """Goes through one file; every method yields what it finds wrong, as the end of a sentence."""
 
-    def __init__(self, file: str, known: _Known) -> None:
+    def __init__(self, file: str, known: Known) -> None:
         self.file = file
         self.known = known
         self.bound: frozenset[str] = frozenset()
@@ -127,7 +83,7 @@ class _Reader:
         return f"has a {type(node).__name__} ({self.file}:{getattr(node, 'lineno', 0)}), which torch does not write"
 
     def _class(self, node: ast.ClassDef) -> Iterator[str]:
-        if node.decorator_list or node.keywords or any(_dotted(base) not in BASES for base in node.bases):
+        if node.decorator_list or node.keywords or any(dotted_name(base) not in BASES for base in node.bases):
             yield self._strange(node)
         for inner in node.body:
             if isinstance(inner, Function):
@@ -142,7 +98,7 @@ class _Reader:
 
     def _class_value(self, node: ast.Assign) -> Iterator[str]:
         target = node.targets[0]
-        if _annotated(target):
+        if annotated_field(target):
             yield from self._type(node.value)
         elif isinstance(target, ast.Name) and (target.id in CLASS_LISTS or not target.id.startswith("__")):
             yield from self._literal(node.value)
@@ -225,8 +181,8 @@ class _Reader:
         for inner in ast.walk(node):
             if not isinstance(inner, TYPE_NODES):
                 yield self._strange(node)
-            elif isinstance(inner, ast.Attribute) and _dotted(inner).startswith("__torch__.torch.classes"):
-                yield f"uses the custom class {_dotted(inner)} ({self.file}:{node.lineno})"
+            elif isinstance(inner, ast.Attribute) and dotted_name(inner).startswith("__torch__.torch.classes"):
+                yield f"uses the custom class {dotted_name(inner)} ({self.file}:{node.lineno})"
 
     def _value(self, node: ast.expr) -> Iterator[str]:
         match node:
@@ -253,7 +209,7 @@ class _Reader:
                 yield from self._value(part)
 
     def _attribute(self, node: ast.Attribute) -> Iterator[str]:
-        dotted = _dotted(node)
+        dotted = dotted_name(node)
         root = dotted.partition(".")[0]
         if root == "CONSTANTS" and dotted.count(".") == 1:
             return
@@ -267,7 +223,7 @@ class _Reader:
         yield from self._value(node.value)
 
     def _call(self, node: ast.Call) -> Iterator[str]:
-        dotted = _dotted(node.func)
+        dotted = dotted_name(node.func)
         skipped = 0
         if isinstance(node.func, ast.Name) and node.func.id in BUILTINS:
             skipped = TYPED.get(node.func.id, 0)

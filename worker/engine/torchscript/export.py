@@ -12,9 +12,8 @@ import itertools
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +24,11 @@ from torch.onnx.errors import OnnxExporterError
 
 from schemas.errors import EspalierError
 from schemas.request import Preprocess
-from worker.engine.data import InputSpec
-from worker.engine.data.files import read_file
-from worker.engine.data.preprocess import arithmetic, arrange, chosen_inputs
-from worker.engine.data.read import named
 from worker.engine.graph import Array
 from worker.engine.torchscript import attention, symbolics
 from worker.engine.torchscript.archive import checked_copy
 from worker.engine.torchscript.calls import graph_node_allowed
+from worker.engine.torchscript.samples import Example, Rows, arguments_of, rows_of
 from worker.engine.verify import DEFAULT_TOLERANCE, TOLERANCE, relative_difference
 
 OPSET = 17
@@ -50,8 +46,6 @@ CHOOSES = (
 
 attention.register(OPSET)
 symbolics.register(OPSET)
-
-Example = Mapping[str, torch.Tensor]  # by argument of `forward`
 
 
 def untrusted(name: str) -> EspalierError:
@@ -82,7 +76,7 @@ def to_onnx(
         warnings.simplefilter("ignore")  # torch calls all of TorchScript deprecated
         module = _load(clean, name)
         clean.unlink()
-        rows = _rows(module, calibration, preprocess, max_data_bytes)
+        rows = rows_of(module, calibration, preprocess, max_data_bytes, MOST_ROWS)
         sizes, examples = _examples(module, rows, name)
         exported.write_bytes(_export_checked(module, examples, sizes, name))
     return exported
@@ -145,65 +139,7 @@ def _kinds(block: Any) -> Iterator[str]:
 # ---- inputs
 
 
-def _arguments(module: torch.jit.ScriptModule) -> Sequence[Any]:
-    """What `forward` takes, after the module itself."""
-    method: Any = module.forward
-    found: Sequence[Any] = method.schema.arguments[1:]
-    return found
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Some samples for each argument, and the types that they may be given as, the likeliest first."""
-
-    arrays: Mapping[str, Array]
-    types: Mapping[str, tuple[torch.dtype, ...]]
-
-    def example(self, types: Mapping[str, torch.dtype], size: int) -> Example:
-        """So many rows; where there are fewer, they repeat."""
-        picked = {name: np.resize(np.arange(len(array)), size) for name, array in self.arrays.items()}
-        return {
-            name: torch.from_numpy(np.ascontiguousarray(array[picked[name]])).to(types[name])
-            for name, array in self.arrays.items()
-        }
-
-
-def _rows(module: torch.jit.ScriptModule, path: Path, preprocess: Preprocess, max_bytes: int) -> _Rows:
-    """The first samples of the calibration file, by argument, as `preprocess` makes them."""
-    raw = read_file(path, max_bytes=max_bytes, where="calibration")
-    arguments = _arguments(module)
-    taken = [one.name for one in arguments if not one.has_default_value() or one.name in raw.arrays]
-    wide = [InputSpec(name, np.dtype(np.float32), (None, None)) for name in taken]
-    arrays, _ = named(raw, wide, "calibration")
-    for name, array in arrays.items():
-        if array.ndim < 1 or not array.size:
-            raise EspalierError("data_empty", f"array {name!r} holds no sample", where="calibration")
-    worked = preprocess.scale is not None or preprocess.mean or preprocess.std
-    floats = [name for name in taken if arrays[name].dtype.kind == "f" or arrays[name].dtype == np.uint8]
-    specs = [InputSpec(one, np.dtype(np.float32 if one in floats or worked else np.int64), ()) for one in taken]
-    chosen = chosen_inputs(preprocess, specs)
-    found, types = {}, {}
-    for name in taken:
-        rows = arrays[name][:MOST_ROWS]
-        options = preprocess if name in chosen else Preprocess()
-        spec = InputSpec(name, np.dtype(np.float32), (None,) * rows.ndim)
-        laid, axis = arrange(rows, spec, options)
-        found[name] = arithmetic(laid, axis, spec, options)
-        types[name] = _types(module, found[name], arrays[name].dtype)
-    return _Rows(found, types)
-
-
-def _types(module: torch.jit.ScriptModule, array: Array, sent: "np.dtype[np.generic]") -> tuple[torch.dtype, ...]:
-    """Floats as the module's own; integers as indices or as numbers, bytes the other way round."""
-    own = next((one.dtype for one in module.parameters() if one.dtype.is_floating_point), torch.float32)
-    if array.dtype.kind == "f":
-        return (own,)
-    if sent.kind == "b":
-        return (torch.bool,)
-    return (own, torch.int64) if sent == np.uint8 else (torch.int64, own)
-
-
-def _examples(module: torch.jit.ScriptModule, rows: _Rows, name: str) -> tuple[tuple[int, ...], list[Example]]:
+def _examples(module: torch.jit.ScriptModule, rows: Rows, name: str) -> tuple[tuple[int, ...], list[Example]]:
     """Batch sizes that the module takes and inputs of those sizes: two sizes where its batch is free, else one."""
     first: Exception | None = None
     for sizes in (FREE_BATCHES, *((size,) for size in FIXED_BATCHES)):
@@ -302,7 +238,7 @@ def _export(
 
 def _positional(module: torch.jit.ScriptModule, example: Example) -> tuple[Any, ...]:
     """The arguments in their order, defaults where the data have nothing, up to the last that they have."""
-    arguments = _arguments(module)
+    arguments = arguments_of(module)
     last = max(place for place, one in enumerate(arguments) if one.name in example)
     return tuple(example.get(one.name, one.default_value) for one in arguments[: last + 1])
 
