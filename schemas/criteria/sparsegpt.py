@@ -13,7 +13,7 @@ class SparseGpt(PatternCriterion):
     summary: ClassVar[str] = (
         "Optimal Brain Surgeon for single weights, column by column: zeroes the weights whose loss costs a layer's "
         "output least, and changes the others of the row so that they make up for it, by the Gram of what the layer "
-        "reads."
+        "reads. Convolutions and matrix products; recurrent layers stay, and the report says so."
     )
     use_when: ClassVar[str] = "You want zeros, many of them or in an n:m pattern, at little loss and without training."
     cost: ClassVar[str] = "One forward pass with a Gram for each layer; the square of a layer's inputs in memory."

@@ -12,7 +12,8 @@ class Wanda(WeightCriterion):
 
     summary: ClassVar[str] = (
         "Zeroes the weights with the smallest absolute value times the root mean square of the input that they read, "
-        "by default compared among the weights of one output. Convolutions read every channel at every tap."
+        "by default compared among the weights of one output. Convolutions read every channel at every tap. "
+        "Convolutions and matrix products; recurrent layers stay, and the report says so."
     )
     use_when: ClassVar[str] = "You want zeros rather than a smaller network, have data, and no time to repair anything."
     cost: ClassVar[str] = "One forward pass."
