@@ -119,6 +119,13 @@ def test_what_nothing_fulfils_is_said_with_the_nearest(options: dict[str, object
     assert "the nearest" in caught.value.failure.detail or "leaves" in caught.value.failure.detail
 
 
+def test_a_target_that_is_too_small_says_what_it_has(tmp_path: Path) -> None:
+    with pytest.raises(EspalierError) as caught:
+        found(tmp_path, {"target": {"flash_bytes": PROGRAM + 20, "ram_bytes": 10_000}})
+    said = "The target has 20 bytes of flash beside some 2,560 for the program, and 9,488 bytes of RAM beside some 512"
+    assert said in caught.value.failure.detail
+
+
 def test_a_model_that_fits_already_loses_nothing(tmp_path: Path) -> None:
     report = found(tmp_path, {"target": {"flash_bytes": 1_000_000, "ram_bytes": 1_000_000}})
     assert report.search is not None

@@ -245,6 +245,7 @@ def _objective(hard: Mapping[KeepKind, float]) -> tuple[KeepKind, ...]:
 
 
 def _infeasible(trip: _Search, why: str) -> EspalierError:
+    why = ". ".join(filter(None, (why, _room(trip.subject))))
     if not trip.points:
         return EspalierError("infeasible", why, where="/constraints")
     near = min(trip.points, key=lambda point: (len(point.broken), point.drop or 0.0))
@@ -254,6 +255,16 @@ def _infeasible(trip: _Search, why: str) -> EspalierError:
         f"of RAM, {near.macs:,} MACs and {took(near):.3g} ms{lost}; it does not meet {', '.join(near.broken)}"
     )
     return EspalierError("infeasible", f"{detail}. {why}".removesuffix(". "), where="/constraints")
+
+
+def _room(subject: Subject) -> str:
+    """What the target leaves to a model; the program's part is no constraint that the caller named."""
+    device = devices.named(subject.request.target)
+    if device is None:
+        return ""
+    (program, stack), (flash, ram) = devices.beside(device, subject.graph), memories(subject)
+    flashes = "" if flash is None else f"{flash:,} bytes of flash beside some {program:,} for the program, and "
+    return f"The target has {flashes}{ram:,} bytes of RAM beside some {stack:,} for the stack"
 
 
 def refuse_misfit(report: Report) -> None:
