@@ -3,11 +3,12 @@
 
 Parts: `prune` takes real networks through the engine by `obs` and by `magnitude`, with every compensation, to the same
 amounts, and prints accuracies over all test samples, times and memory; then, for one selection, the error of every
-layer on held-back samples as it is left by `none` and by `reconstruct`. `rivals` sets other pruners beside that,
-`distill` and `int8` are what may follow, `device` a network for a part that it does not fit, `cost` what a whole
-job takes. Without --part each runs in a process of its own: an hour and a half on two cores, half an hour of it for
-`distill`, most of the rest for `prune`; with --quick minutes. In: ESPALIER_DATA (default ../shared/data). Out: tables.
-Exit code 1 where a claim is missed: an accuracy falls by more than its goal, a fitted layer is worse than as it was.
+layer on held-back samples as it is left by `none` and by `reconstruct`. `errors` sets `project` between both, layer by
+layer, and does so over networks of all kinds; `rivals` sets other pruners beside that, `distill` and `int8` are what
+may follow, `device` a network for a part that it does not fit, `cost` what a whole job takes. Without --part each runs
+in a process of its own: an hour and a half on two cores, half an hour of it for `distill`, most of the rest for
+`prune`; with --quick minutes. In: ESPALIER_DATA (default ../shared/data). Out: tables. Exit code 1 where a claim is
+missed: an accuracy falls by more than its goal, a fitted layer is worse than as it was.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import numpy as np
 
 from benchmarks.accuracy_data import material
 from benchmarks.accuracy_device import costed, fitted
+from benchmarks.accuracy_errors import errors
 from benchmarks.accuracy_finish import distilled, rounded
 from benchmarks.accuracy_job import Done, job, lost, points
 from benchmarks.accuracy_rivals import beaten
@@ -141,6 +143,7 @@ def _layers(report: Report) -> None:
 
 PARTS: dict[str, Part] = {
     "prune": pruned,
+    "errors": errors,
     "rivals": beaten,
     "distill": distilled,
     "int8": rounded,

@@ -1,18 +1,14 @@
-"""What compensations are worth to each consumer and to the outputs, for one selection: `python -m
-benchmarks.accuracy_errors [--quick] [--only NAME]`.
+"""What compensations are worth to each consumer and to the outputs, for one selection: the part `errors` of the
+accuracy benchmark.
 
 Half of the units of every group go, at random, from networks of all kinds with seeded weights, and the weakest units
 of every group from real ones. Each compensation walks its own way; errors are mean squares, as shares of what the
 uploaded model gives there, on samples that were not fitted on. In: ESPALIER_DATA (default ../shared/data) for the real
-ones. Out: tables. Exit code 1 where a consumer of a real network is worse off projected than with nothing, or fitted
-than projected; where either happens to any consumer that is given the same to read; or where the outputs of a fitted
-network are worse than those of one left alone.
+ones. Out: tables. Missed: a consumer of a real network is worse off projected than with nothing, or fitted than
+projected; either happens to any consumer that is given the same to read; or the outputs of a fitted network are worse
+than those of one left alone.
 """
 
-import argparse
-import os
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,27 +60,24 @@ class Compared:
     unfitted: Sequence[str]
 
 
-def errors(folder: Path, quick: bool, work: Path, only: str = "") -> Iterator[str]:
+def errors(folder: Path, quick: bool, work: Path) -> Iterator[str]:
     """Prints the tables; says what was missed."""
-    yield from _made_up(work, only)
+    yield from _made_up(work)
     for model, data, share in REAL[:1] if quick else REAL:
-        if only in model:
-            given = material(folder, data, model, 10, work)
-            found = compare(folder / model, given.calibration, "magnitude", share, given.preprocess, work)
-            print(f"\n{model}, the weakest {share:.0%} of every group; errors on held-back samples")
-            print(f"{'':40}" + "".join(f"{way:>13}" for way in WAYS))
-            for name in found.ways["none"]:
-                print(f"{name[:40]:40}" + "".join(f"{found.ways[way][name]:13.6f}" for way in WAYS))
-            print(f"{'outputs':40}" + "".join(f"{found.outputs[way]:13.6f}" for way in WAYS), flush=True)
-            yield from _missed(model, found, every_row=True)
+        given = material(folder, data, model, 10, work)
+        found = compare(folder / model, given.calibration, "magnitude", share, given.preprocess, work)
+        print(f"\n{model}, the weakest {share:.0%} of every group; errors on held-back samples")
+        print(f"{'':40}" + "".join(f"{way:>13}" for way in WAYS))
+        for name in found.ways["none"]:
+            print(f"{name[:40]:40}" + "".join(f"{found.ways[way][name]:13.6f}" for way in WAYS))
+        print(f"{'outputs':40}" + "".join(f"{found.outputs[way]:13.6f}" for way in WAYS), flush=True)
+        yield from _missed(model, found, every_row=True)
 
 
-def _made_up(work: Path, only: str) -> Iterator[str]:
+def _made_up(work: Path) -> Iterator[str]:
     print(f"\nrandom half of every group; error of the outputs on {SAMPLES // 5} held-back samples")
     print(f"{'':20}{'consumers':>10}{'unfitted':>9}" + "".join(f"{way:>13}" for way in WAYS) + f"{'of none':>10}")
     for name, entry in ZOO.items():
-        if only not in name:
-            continue
         model, calibration = work / f"{name}.onnx", work / f"{name}.npz"
         model.write_bytes(export(name, EXPORTED))
         np.savez(calibration, **{f"in{place}": one for place, one in enumerate(entry.feeds(SAMPLES))})
@@ -180,20 +173,3 @@ def _apart(
             wrong += float(np.square(np.asarray(one, np.float64) - other).sum())
             size += float(np.square(np.asarray(one, np.float64)).sum())
     return wrong / max(size, 1e-30)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="one real network")
-    parser.add_argument("--only", default="", help="only networks whose name holds this")
-    options = parser.parse_args(argv)
-    folder = Path(os.environ.get("ESPALIER_DATA") or "../shared/data")
-    with tempfile.TemporaryDirectory() as work:
-        missed = list(errors(folder, options.quick, Path(work), options.only))
-    for one in missed:
-        print(f"MISSED: {one}")
-    return 1 if missed else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -63,7 +63,7 @@ class Judging:
 
         def error(weights: torch.Tensor) -> float:
             weights = weights.to(device)
-            found = seen.normal.error(weights) if seen.rows is None else seen.rows.error(weights)
+            found = seen.error(weights)
             return float((found * scale.square()).sum())
 
         proposed = self._proposed(reading, full, own)

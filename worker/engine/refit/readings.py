@@ -50,6 +50,7 @@ class Reading:
     tail: Tail
     units: Mapping[str, Points]  # by group: (units, features of each), or lanes of each
     lanes: Points | None = None  # of a map too wide to be fitted feature by feature: (lanes, taps)
+    wide: bool = False  # too wide for that, too, or without lanes: fitted row by row
 
     @property
     def source(self) -> str:
@@ -108,13 +109,13 @@ def reading_of(graph: Graph, seen: Seen, op: Op, groups: Iterable[Group]) -> Rea
     shift = _shift(graph, linear)
     if shift is None:
         return "its bias is another one in every row"
-    units, lanes = _units(op, linear, groups), None
-    if linear.features > MOST_FEATURES:
-        lanes = lanes_of(linear, units)
-        if lanes is None or len(lanes) > MOST_FEATURES:
-            return f"its {linear.features:,} features are more than can be fitted at once"
-        units = {name: lanes_owned(lanes, rows) for name, rows in units.items()}
-    return Reading(op, linear, _tail(graph, seen, op, linear, shift), units, lanes)
+    units, tail = _units(op, linear, groups), _tail(graph, seen, op, linear, shift)
+    if linear.features <= MOST_FEATURES:
+        return Reading(op, linear, tail, units)
+    lanes = lanes_of(linear, units)
+    if lanes is None or len(lanes) > MOST_FEATURES:
+        return Reading(op, linear, tail, units, wide=True)
+    return Reading(op, linear, tail, {name: lanes_owned(lanes, rows) for name, rows in units.items()}, lanes)
 
 
 def _unfit(graph: Graph, op: Op, constant: int) -> str | None:

@@ -138,7 +138,7 @@ def _plan(
     groups: Iterable[Group], readings: Iterable[Consumer], taken: Mapping[str, tuple[Step, ...]], on_the_way: bool
 ) -> Plan:
     plan = Plan({})
-    fitted = {name for reading in readings if isinstance(reading, Reading) for name in reading.units}
+    fitted = {name for one in readings if isinstance(one, Reading) and not one.wide for name in one.units}
     for group in groups:
         steps = taken.get(group.name, ())
         if on_the_way and steps and len(group.consumers) == 1 and group.name in fitted:

@@ -40,15 +40,24 @@ class Rows:
             total += wrong.square().sum(dim=1, dtype=torch.float64)
         return total / max(sum(features.shape[1] for features, _, _ in self.chunks), 1)
 
+    def targets(self, w: torch.Tensor | None = None) -> torch.Tensor:
+        """The targets of all rows; below the floor what these weights already give, floor at most."""
+        found = []
+        for features, targets, floors in self.chunks:
+            found.append(targets if w is None else self._wanted(features @ w.to(features.dtype), targets, floors))
+        return torch.cat(found, dim=1)
+
+    def _wanted(self, found: torch.Tensor, targets: torch.Tensor, floors: torch.Tensor) -> torch.Tensor:
+        above = self.sign * (targets - floors) > 0
+        below = floors + self.sign * (self.sign * (found - floors)).clamp_max(0.0)
+        return torch.where(above, targets, below)
+
     def retargeted(self, normal: Normal, w: torch.Tensor) -> Normal:
         """The normal equations whose targets below the floor are what these weights already give, floor at most."""
         b = torch.zeros_like(normal.b)
         t = torch.zeros_like(normal.t)
         for features, targets, floors in self.chunks:
-            found = features @ w.to(features.dtype)
-            above = self.sign * (targets - floors) > 0
-            below = floors + self.sign * (self.sign * (found - floors)).clamp_max(0.0)
-            wanted = torch.where(above, targets, below)
+            wanted = self._wanted(features @ w.to(features.dtype), targets, floors)
             b += features.transpose(1, 2) @ wanted
             t += wanted.square().sum(dim=1, dtype=torch.float64)
         n = max(sum(features.shape[1] for features, _, _ in self.chunks), 1)

@@ -7,6 +7,7 @@ from worker.engine.refit.readings import Reading
 
 ROWS_FOR_EACH_FEATURE = 64
 LEAST_ROWS = 16384
+MOST_ROWS = 2304  # against each other
 MOST_BYTES = 256 << 20  # of features that are kept as they are
 
 
@@ -15,7 +16,10 @@ def rows_for(features: int) -> int:
 
 
 def rows_wanted(reading: Reading) -> int:
-    """Of lanes fewer: each place gives a row for every tap, and all its features are held."""
+    """Of lanes fewer: each place gives a row for every tap, and all its features are held. Of what is fitted row by row
+    as many as are solved at once."""
+    if reading.wide:
+        return max(min(MOST_ROWS, MOST_BYTES // row_bytes(reading)), 1)
     rows = rows_for(reading.columns)
     return rows if reading.lanes is None else max(min(rows // 4, MOST_BYTES // row_bytes(reading)), 1)
 

@@ -148,7 +148,7 @@ class Watching:
                 rows = rows_for(reading.features) // max(batches, 1)
                 own = _RecurrentWatch(executor.graph, reading, rows, generator, executor.device, shelf)
                 self._recurrent.append(own)
-            elif reading.units and isinstance(reading, Reading):
+            elif reading.units and isinstance(reading, Reading) and not reading.wide:
                 rows = rows_wanted(reading) // max(batches, 1)
                 one = _Watch(reading, rows, generator, executor.device, shelf)
                 self._all.append(one)

@@ -18,6 +18,7 @@ import torch
 
 from worker.engine.execute import Executor, Held, Masks, Walk
 from worker.engine.graph import Array, Graph
+from worker.engine.refit.dual import Trial
 from worker.engine.refit.eliminate import ORDER_RIDGE, order, reader
 from worker.engine.refit.lanes import lane_by_lane, mixed, same
 from worker.engine.refit.normal import Normal, Sums, solve
@@ -31,6 +32,7 @@ from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Points
 
 RECTIFIED_STEPS = 6
+WIDE_RIDGES, WIDE_STEPS = (1e-4, 1e-2, 1e-1, 1.0), 2  # of what is fitted row by row each costs more
 WORTH_A_BIAS = 0.98  # of the error: a bias that the model does not have is added for no less
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
@@ -115,9 +117,16 @@ def features_kept(reading: Reading | Recurrence, gone: Mapping[str, tuple[int, .
 class Seen:
     """What one reading sees on one set of samples."""
 
-    normal: Normal
+    normal: Normal | None  # of what is fitted row by row there is none
     rows: Rows | None
     energy: float
+
+    def error(self, weights: torch.Tensor) -> torch.Tensor:
+        """Of each output, with these weights of all features: (blocks, outputs)."""
+        if self.rows is not None:
+            return self.rows.error(weights)
+        assert self.normal is not None
+        return self.normal.error(weights)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,8 +138,8 @@ class Sides:
 
     @torch.inference_mode()
     def collect(self, graph: Graph, reading: Reading, generator: torch.Generator, judges: bool) -> Seen:
-        """The normal equations of one reading, the rows themselves where a ReLU follows or lanes are to be judged, and
-        the mean over places of the square of what it is judged by."""
+        """The normal equations of one reading, or the rows themselves: where a ReLU follows, where lanes are to be
+        judged, and where there are too many features; and the mean over places of the square of what is judged."""
         rows = rows_wanted(reading)
         linear, tail = reading.linear, reading.tail
         self.student.until(reading.op.index)
@@ -138,21 +147,21 @@ class Sides:
         places = range(len(self.teacher.walks))
         device, lanes = self.student.executor.device, reading.lanes
         outputs = linear.outputs if lanes is None else len(lanes)
-        sums = Sums(linear.blocks, reading.columns, outputs, bool(tail.bias), device)
+        sums = None if reading.wide else Sums(linear.blocks, reading.columns, outputs, bool(tail.bias), device)
         there = sum(prod(linear.places(tuple(self.student.value(place, reading.source).shape))) for place in places)
         fits = min(rows, there) * row_bytes(reading) <= MOST_BYTES
         sign = torch.from_numpy(np.sign(tail.scale)).to(device, torch.float32).reshape(linear.blocks, 1, -1)
-        wanted = tail.rectified and fits if lanes is None else judges
-        kept = Rows(sign, sums.constant) if wanted else None
+        wanted = reading.wide or (tail.rectified and fits if lanes is None else judges)
+        kept = Rows(sign, bool(tail.bias)) if wanted else None
         squares, count = 0.0, 0
         for place in places:
             target = self._target(reading, place)
             x = self.student.value(place, reading.source)
             spots = some_of(linear.places(tuple(x.shape)), rows // len(self.teacher.walks), generator)
             features, targets = linear.gather(x, spots), linear.results(target, spots)
-            if lanes is None:
+            if lanes is None and sums is not None:
                 sums.add(features, targets)
-            else:
+            elif lanes is not None and sums is not None:
                 taught = linear.gather(self.teacher.value(place, reading.source), spots)
                 sums.add(lane_by_lane(lanes, features), lane_by_lane(lanes, taught))
             if kept is not None and tail.rectified:
@@ -165,7 +174,7 @@ class Sides:
             squares += float(judged.square().sum(dtype=torch.float64))
             count += judged.numel() // linear.count
         self.teacher.drop(reading.taught)
-        return Seen(sums.means(), kept, squares / max(count, 1))
+        return Seen(None if sums is None else sums.means(), kept, squares / max(count, 1))
 
     def cases(self, reading: Recurrence, taught: Weights) -> list[Case]:
         """What both models hold at a recurrent layer."""
@@ -205,7 +214,9 @@ class Refitting:
     changed: dict[str, Array] = field(default_factory=dict)
 
     def step(self, reading: Reading | Recurrence) -> Refit:
-        return self._recur(reading) if isinstance(reading, Recurrence) else self._fit(reading)
+        if isinstance(reading, Recurrence):
+            return self._recur(reading)
+        return self._fit_wide(reading) if reading.wide else self._fit(reading)
 
     def _recur(self, reading: Recurrence) -> Refit:
         taught = reading.weights(self.graph.constants).to(self.student.device)
@@ -222,14 +233,40 @@ class Refitting:
             self.student.replace(name, self.changed[name])
         self.shelf.ease()
 
+    def _fit_wide(self, reading: Reading) -> Refit:
+        """Row by row, for want of a Gram."""
+        device = self.student.device
+        fit = self.fit.collect(self.graph, reading, self.generator, judges=False).rows
+        held = self.held.collect(self.graph, reading, self.generator, judges=True)
+        assert fit is not None
+        assert held.rows is not None
+        scale = judged_scale(reading, held.energy).to(device)
+        full = matrix(self.graph, reading).to(device)
+        kept = torch.from_numpy(columns_kept(reading, self.plan.gone)).to(device)
+        plain = torch.zeros_like(full)
+        plain[:, kept] = full[:, kept]
+
+        def error(weights: torch.Tensor, rows: Rows = held.rows) -> float:
+            return float((rows.error(weights) * scale.square()).sum())
+
+        before = error(plain)
+        constants = {False: 1.0, True: WORTH_A_BIAS} if reading.new_bias else {bool(reading.tail.bias): 1.0}
+        trial = Trial(fit, plain, kept[kept < reading.linear.features], error, before)
+        best, ridge, lowest = trial.best(constants, WIDE_RIDGES, WIDE_STEPS if reading.tail.rectified else 0)
+        self._change(change(self.graph, reading, best - full))
+        return Refit(reading, full.shape[1], len(kept), before, lowest, ridge)
+
     def _fit(self, reading: Reading) -> Refit:
         device, lanes = self.student.device, reading.lanes
         fit = self.fit.collect(self.graph, reading, self.generator, judges=False)
         held = self.held.collect(self.graph, reading, self.generator, judges=True)
+        normal, other = fit.normal, held.normal
+        assert normal is not None
+        assert other is not None
         scale = judged_scale(reading, held.energy).to(device)
-        self._choose(reading, fit.normal, held.energy)
+        self._choose(reading, normal, held.energy)
         full = matrix(self.graph, reading).to(device)
-        w = full if lanes is None else same(len(full), len(lanes), fit.normal.constant, device)
+        w = full if lanes is None else same(len(full), len(lanes), normal.constant, device)
         kept = torch.from_numpy(columns_kept(reading, self.plan.gone)).to(device)
         stay = len(kept)
         plain = torch.zeros_like(w)
@@ -239,7 +276,7 @@ class Refitting:
             return weights if lanes is None else mixed(lanes, full, weights)
 
         def error(weights: torch.Tensor) -> float:
-            own = held.normal.error(weights) if held.rows is None else held.rows.error(whole(weights))
+            own = other.error(weights) if held.rows is None else held.rows.error(whole(weights))
             return float((own * scale.square()).sum())
 
         before = error(plain)
@@ -248,14 +285,14 @@ class Refitting:
         for rows in (kept[:-1], kept) if reading.new_bias else (kept,):
             worth = 1.0 if rows is not kept or not reading.new_bias else WORTH_A_BIAS
             for candidate in RIDGES:
-                weights = solve(fit.normal, w, rows, candidate)
+                weights = solve(normal, w, rows, candidate)
                 if (found := error(weights)) < worth * lowest:
                     best, ridge, lowest, allowed, worth = weights, candidate, found, rows, 1.0
         weights, kept = best, allowed
         for _ in range(RECTIFIED_STEPS if fit.rows is not None and held.rows is not None and ridge is not None else 0):
             assert fit.rows is not None
             assert ridge is not None
-            weights = solve(fit.rows.retargeted(fit.normal, weights), w, kept, ridge)
+            weights = solve(fit.rows.retargeted(normal, weights), w, kept, ridge)
             if (found := error(weights)) < lowest:
                 best, lowest = weights, found
         self._change(change(self.graph, reading, whole(best) - full))

@@ -16,7 +16,7 @@ from worker.engine.refit.readings import Reading
 def matrix(graph: Graph, reading: Reading) -> torch.Tensor:
     """(blocks, features, outputs), in single precision where they are many."""
     linear, bias = reading.linear, reading.tail.bias
-    precision = np.float64 if reading.lanes is None else np.float32
+    precision = np.float64 if reading.lanes is None and not reading.wide else np.float32
     w = linear.matrix(torch.from_numpy(graph.constants[linear.weight].astype(precision)))
     if not bias:
         return w
