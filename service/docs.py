@@ -31,19 +31,19 @@ th, td { text-align: left; vertical-align: top; border-bottom: 1px solid var(--l
 """
 
 EXAMPLE = """curl -F model=@model.onnx -F calibration=@calibration.npz -F 'options={"amount": {"remove_units": 0.5}}' \\
-     http://127.0.0.1:8000/prune
-curl 'http://127.0.0.1:8000/jobs/JOB_ID?wait=60'
-curl -OJ http://127.0.0.1:8000/jobs/JOB_ID/artifact"""
+     ADDRESS/prune
+curl 'ADDRESS/jobs/JOB_ID?wait=60'
+curl -OJ ADDRESS/jobs/JOB_ID/artifact"""
 
 
-def page(document: Json) -> str:
-    """The whole page."""
-    info = document["info"]
+def page(document: Json, address: str) -> str:
+    """The whole page; `address` is the service's, as its reader knows it."""
+    info, example = document["info"], EXAMPLE.replace("ADDRESS", address.rstrip("/"))
     parts = [
         f"<h1>{escape(info['title'])}</h1><p>{escape(info['version'])} · {_prose(info['description'])}</p>",
         '<nav><a href="#operations">Operations</a><a href="#options">Options</a><a href="#criteria">Criteria</a>'
         '<a href="#schemas">Schemas</a><a href="#errors">Errors</a><a href="/openapi.json">openapi.json</a></nav>',
-        f"<h2>In three lines</h2><pre>{escape(EXAMPLE)}</pre>",
+        f"<h2>In three lines</h2><pre>{escape(example)}</pre>",
         "<p>Where the service has API keys, send yours as <code>Authorization: Bearer KEY</code>.</p>",
         '<h2 id="operations">Operations</h2>',
         *_operations(document),

@@ -124,5 +124,5 @@ async def targets() -> TargetList:
 
 
 @router.get("/docs", include_in_schema=False)
-async def docs(request: Request) -> Response:
-    return HTMLResponse(page(request.app.openapi()))
+async def docs(request: Request, service: Here) -> Response:
+    return HTMLResponse(page(request.app.openapi(), service.settings.public_url or str(request.base_url)))

@@ -238,3 +238,10 @@ def test_each_request_is_one_line_of_the_log(api: Api, caplog: pytest.LogCapture
             time.sleep(0.01)
     assert 1 == len(lines())
     assert r"mine GET '/a\r\nFAKE line' 404 " in lines()[0]
+
+
+def test_examples_name_the_address_that_their_reader_knows(serve: Serve) -> None:
+    here = serve()
+    assert f"{str(here.client.base_url).rstrip('/')}/prune" in here.client.get("/docs").text
+    behind = serve(public_url="https://prune.example.org/")
+    assert "https://prune.example.org/prune" in behind.client.get("/docs").text
