@@ -90,7 +90,8 @@ class Look:
         """Of so many samples the slopes of all outputs are kept at once."""
         if not reach.apart():
             return 1
-        sizes = [*(self.seen.shapes[name] for name in reach.made), *(place.sizes for _, place in reach.places)]
+        made = (shape for name, shape in self.seen.shapes.items() if name in reach.made)
+        sizes = [*made, *(place.sizes for _, place in reach.places)]
         rows = TRACED // (self.outputs * sum(map(prod, sizes)))
         return min(max(rows, 1), evaluate.chunk_rows(self.samples))
 
