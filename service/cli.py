@@ -25,6 +25,7 @@ from service.fetch_command import fetch
 from service.summary import criteria_text, job_lines, targets_text
 
 DONE, USAGE, FAILED, INTERRUPTED = 0, 2, 3, 130
+NOBODY_READS = 141  # as a shell counts a process that SIGPIPE ended
 # What service/auth.py reads; a bare install cannot import it.
 KEY_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 USAGE_CODES = ("options_invalid", "options_not_json", "calibration_required", "history_required")
@@ -34,11 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser(os.environ).parse_args(argv)
     run: Callable[[argparse.Namespace], int] = arguments.run
     try:
-        return run(arguments)
+        code = run(arguments)
+        sys.stdout.flush()
+        return code
     except (UsageError, MissingExtraError) as error:
         return _complain(f"espalier: {error}", USAGE)
     except EspalierError as error:
         return _complain(failure_text(error.failure), USAGE if error.code in USAGE_CODES else FAILED)
+    except BrokenPipeError:  # `espalier criteria | head`: who reads us has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held has nowhere to go
+        return NOBODY_READS
     except OSError as error:
         return _complain(f"espalier: {error}", FAILED)
     except KeyboardInterrupt:

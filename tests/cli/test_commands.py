@@ -1,6 +1,7 @@
 """The commands that need no service, and what the bare install can do."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -153,3 +154,14 @@ def test_an_unknown_setting_is_usage(monkeypatch: pytest.MonkeyPatch, capsys: py
 def test_a_port_that_is_no_number_is_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert 2 == main(["serve", "--port", "http"])
     assert "ESPALIER_PORT" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_read_enough_is_no_failure() -> None:
+    command = [sys.executable, "-m", "service.cli", "criteria"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        result = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(writer)
+    assert (141, b"") == (result.returncode, result.stderr)
