@@ -112,6 +112,17 @@ def test_equal_seeds_give_equal_weights_and_others_do_not(tmp_path: Path) -> Non
     assert any(not np.array_equal(one.changed[name], other.changed[name]) for name in one.changed)
 
 
+def test_a_step_in_parts_is_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a sample is so large that few fit into memory at once; 64 samples, two steps of 32."""
+    alone = {"epochs": 2, "batch": 32, "features": 0.0}
+    whole = trained(tmp_path, alone)
+    monkeypatch.setattr("worker.engine.distill.chunk_rows", lambda _: 7)
+    parts = trained(tmp_path, alone)
+    other = trained(tmp_path, {**alone, "batch": 7})
+    assert pytest.approx(whole.error_after, rel=1e-3) == parts.error_after
+    assert abs(other.error_after / whole.error_after - 1) > 1e-2
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_zeros_of_a_sparse_model_stay_only_where_that_is_asked_for(keep: bool, tmp_path: Path) -> None:
     found = trained(tmp_path, {"epochs": 2}, keep_zeros=keep, zeros=0.5)

@@ -6,7 +6,7 @@ stay zero. Refused: what cannot be differentiated (`gradient_unavailable`).
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from schemas.errors import EspalierError
 from schemas.finishing import Distill
 from worker.engine.data import Samples
-from worker.engine.evaluate import pad
+from worker.engine.evaluate import chunk_rows, pad
 from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph
 from worker.engine.likeness import Likeness
@@ -124,11 +124,13 @@ class _Student:
             raise _nothing_learns()
         self.executor.fixed |= self.weights
 
-    def step(self, optimiser: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-        if not loss.requires_grad:
-            raise _nothing_learns()
+    def step(self, optimiser: torch.optim.Optimizer, losses: Iterable[torch.Tensor]) -> None:
+        """One step for the sum of the losses, which are made and let go of one by one."""
         optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        for loss in losses:
+            if not loss.requires_grad:
+                raise _nothing_learns()
+            loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         with torch.no_grad():
             for name, mask in self.masks.items():
@@ -154,6 +156,7 @@ class _Course:
         self.options, self.fit, self.held, self.student = options, fit, held, student
         self.fixed = teacher.fixed_batch()
         self.batch = self.fixed or min(options.batch, fit.count)
+        self.rows = min(self.batch, self.fixed or chunk_rows(fit))  # at once: both models' features are held for them
         # Adam's steps are as long as its rate, whatever it moves: one rate for all tears small weights to pieces.
         groups = [{"params": [weight], "size": _size(weight)} for weight in student.weights.values()]
         self.optimiser = torch.optim.Adam(groups, lr=options.learning_rate, fused=True)
@@ -185,11 +188,16 @@ class _Course:
             for group in self.optimiser.param_groups:
                 group["lr"] = self.options.learning_rate * group["size"] * float(rate)
             part = self.fit.take(order[start : start + self.batch])
-            feeds = augmented(part.inputs, self.options.augment, self.random)
-            self.student.step(self.optimiser, self._loss(feeds))
+            self.student.step(self.optimiser, self._losses(part))
 
     def _parts(self) -> Iterator[Samples]:
-        return (pad(part, self.fixed) for part in self.held.batches(self.batch))
+        return (pad(part, self.fixed) for part in self.held.batches(self.rows))
+
+    def _losses(self, part: Samples) -> Iterator[torch.Tensor]:
+        """The mean over a step's samples, in parts of it."""
+        for few in part.batches(self.rows):
+            feeds = augmented(few.inputs, self.options.augment, self.random)
+            yield self._loss(feeds) * (few.count / part.count)
 
     def _loss(self, feeds: Mapping[str, Array]) -> torch.Tensor:
         along = self.options.features > 0
