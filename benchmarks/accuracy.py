@@ -7,8 +7,8 @@ layer on held-back samples as it is left by `none` and by `reconstruct`. `errors
 layer, and does so over networks of all kinds; `rivals` sets other pruners beside that, `distill` and `int8` are what
 may follow, `device` a network for a part that it does not fit, `cost` what a whole job takes. Without --part each runs
 in a process of its own, and says how long it took: `distill` alone trains for half an hour. In: ESPALIER_DATA (default
-../shared/data). Out: tables. Exit code 1 where a claim is missed: an accuracy falls by more than its goal, a fitted layer
-is worse than as it was.
+../shared/data). Out: tables. Exit code 1 where a claim is missed: an accuracy falls by more than its goal, a fitted
+layer is worse than as it was.
 """
 
 import argparse
