@@ -23,7 +23,7 @@ def perform(order: Order, emit: Emit) -> None:
     """Run the job, compile what it made, or verify it."""
     if order.kind == "verify":
         assert order.artifact is not None
-        verify_artifact(order.artifact)
+        verify_artifact(order.artifact, order.workdir)
         return
     if order.kind == "compile":
         check(order.workdir, emit)

@@ -213,6 +213,26 @@ def test_weights_go_into_a_file_of_their_own(large: int, tmp_path: Path, monkeyp
     assert "artifact_rejected" == caught.value.code
 
 
+def test_a_large_artifact_is_checked_without_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact, broken, checked = save(cnn(), tmp_path), cnn(), []
+    check = onnx.checker.check_model
+    monkeypatch.setattr(shelves, "LARGE", 16)
+    monkeypatch.setattr(verify, "LARGE_FILE", 1)
+    monkeypatch.setattr(
+        onnx.checker, "check_model", lambda path, full_check: (checked.append(path), check(path, full_check))
+    )
+    before = names(tmp_path)
+    verify.verify_artifact(artifact, tmp_path)
+    assert ["checked.onnx"] == [path.name for path in checked]
+    assert before == names(tmp_path)
+    verify.verify_artifact(artifact)
+    assert artifact == checked[-1]
+    broken.graph.initializer[0].dims[0] += 1
+    with pytest.raises(EspalierError) as caught:
+        verify.verify_artifact(save(broken, tmp_path), tmp_path)
+    assert "artifact_rejected" == caught.value.code
+
+
 def test_a_file_that_protobuf_cannot_hold_becomes_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(written, "MOST_BYTES", 4096)
     report = job(tmp_path, HALF, wide())

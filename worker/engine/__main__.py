@@ -64,12 +64,12 @@ def _work(request: JobRequest, inputs: Inputs, workdir: Path, limits: Limits) ->
         report = prune(request, inputs, workdir, limits, _say_progress)
         if request.verify_on is not None:
             check(workdir, _say_progress)
-        verify_artifact(workdir / ARTIFACT)
+        verify_artifact(workdir / ARTIFACT, workdir)
         return report.verdict
     many = sweep(request, inputs, workdir, limits, _say_progress)
     for point in many.points:
         if point.artifact:
-            verify_artifact(workdir / point.artifact)
+            verify_artifact(workdir / point.artifact, workdir)
     return many.verdict
 
 
