@@ -20,6 +20,7 @@ from worker.engine.evaluate import chunk_rows, pad
 from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph
 from worker.engine.likeness import Likeness
+from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Axis, Points
 
 WARM_UP = 0.05  # of the whole: Adam's first steps have no memory to scale by
@@ -84,14 +85,15 @@ def distill(
     device: str,
     keep_zeros: bool,
     tell: Callable[[float, str], None],
+    shelf: Shelf = IN_MEMORY,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Distilled:
     """Adam on squared differences, its rate falling along a cosine to the end of epochs or time. `gone`: the indices
     that the student has lost."""
     start = clock()
-    course = _Course(teacher, _Student(student, device, keep_zeros), gone, fit, held, options, seed)
+    course = _Course(teacher, _Student(student, device, keep_zeros, shelf), gone, fit, held, options, seed)
     first = best = course.error()
-    state, epoch = None, 0
+    epoch = 0
 
     def share(within: float) -> float:
         """How much of the way is behind: 1 where epochs or time have run out."""
@@ -102,15 +104,18 @@ def distill(
         epoch += 1
         error = course.error()
         if error < best:
-            best, state = error, course.student.state()
+            best = error
+            course.student.remember()
         tell(min(share(0.0), 1.0), f"epoch {epoch}: held-back error {error:.4f}, at first {first:.4f}")
-    return Distilled(state or {}, first, best, epoch)
+    return Distilled(course.student.best, first, best, epoch)
 
 
 class _Student:
-    """An executor whose weights learn."""
+    """An executor whose weights learn. `best` are those that were remembered last, on the shelf."""
 
-    def __init__(self, graph: Graph, device: str, keep_zeros: bool) -> None:
+    def __init__(self, graph: Graph, device: str, keep_zeros: bool, shelf: Shelf) -> None:
+        self.shelf = shelf
+        self.best: dict[str, Array] = {}
         self.executor = Executor(graph, device)
         self.weights: dict[str, torch.Tensor] = {}
         self.masks: dict[str, torch.Tensor] = {}
@@ -126,18 +131,24 @@ class _Student:
 
     def step(self, optimiser: torch.optim.Optimizer, losses: Iterable[torch.Tensor]) -> None:
         """One step for the sum of the losses, which are made and let go of one by one."""
-        optimiser.zero_grad()
         for loss in losses:
             if not loss.requires_grad:
                 raise _nothing_learns()
             loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
+        optimiser.zero_grad()  # while the teacher answers the next samples nobody needs them
         with torch.no_grad():
             for name, mask in self.masks.items():
                 self.weights[name].mul_(mask)
 
-    def state(self) -> dict[str, Array]:
-        return {name: to_numpy(weight).copy() for name, weight in self.weights.items()}
+    def remember(self) -> None:
+        for name, weight in self.weights.items():
+            array = to_numpy(weight)
+            if name not in self.best:
+                blank = self.shelf.blank(array.shape, array.dtype)
+                self.best[name] = np.empty_like(array) if blank is None else blank
+            np.copyto(self.best[name], array)
+            self.shelf.let_go(self.best[name])
 
 
 class _Course:
@@ -201,7 +212,9 @@ class _Course:
 
     def _loss(self, feeds: Mapping[str, Array]) -> torch.Tensor:
         along = self.options.features > 0
-        taught, given = (ask(feeds, features=along) for ask in (self.like.taught, self.like.given))
+        taught = self.like.taught(feeds, features=along)
+        self.student.shelf.ease()
+        given = self.like.given(feeds, features=along)
         loss = self.like.by_outputs(given, taught)
         return loss + self.options.features * self.like.by_features(given, taught) if along else loss
 

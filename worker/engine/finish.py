@@ -62,7 +62,8 @@ def _distilled(
     sparse = subject.request.criterion.prunes_weights()
     found = distill(
         subject.graph, freeze(work.model), surgery.indices_gone(subject.groups, work.gone), fit, held or fit, options,
-        seed=subject.request.seed, device=subject.device, keep_zeros=sparse, tell=stage.within, clock=clock,
+        seed=subject.request.seed, device=subject.device, keep_zeros=sparse, tell=stage.within,
+        shelf=subject.loaded.shelf, clock=clock,
     )  # fmt: skip
     model = surgery.with_constants(work.model, found.changed, subject.loaded.shelf)
     path, weights = write_model(model, subject, DISTILLED)
