@@ -25,7 +25,7 @@ help:
 	@echo 'make bench-accuracy  accuracy after pruning, distilling and rounding, beside other pruners  (ACCURACY_ARGS="--quick")'
 	@echo 'make bench-embedded  small networks as firmware: estimates beside what compiler and emulator say'
 	@echo 'make bench-analysis  the tie analysis over ten million points, and over deep graphs'
-	@echo 'make bench-large  a 1.5 GB model pruned: memory in sizes of the model   (LARGE_ARGS="--gigabytes 3 --external")'
+	@echo 'make bench-large  a 1.5 GB model, job by job: memory in sizes of the model   (LARGE_ARGS="--jobs default,merge")'
 	@echo 'make fuzz          thousands of random graphs, each cut exactly or printed small  (FUZZ_ARGS="--graphs 300")'
 	@echo 'make soak          jobs for minutes while parts are killed; fails on any loss  (SOAK_ARGS="--minutes 30")'
 	@echo 'make clean         remove what the other targets made; jobs in .espalier stay'

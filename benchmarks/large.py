@@ -47,6 +47,7 @@ HALF = {"amount": {"remove_units": 0.5}}
 JOBS: Mapping[str, Job] = {
     "magnitude": Job({**HALF, "criterion": {"name": "magnitude"}}, calibration=False),
     "judged": Job({**HALF, "criterion": {"name": "magnitude"}}, evaluation=True),
+    "nothing": Job({"criterion": {"name": "magnitude"}, "amount": {"remove_units": 1e-9}}, evaluation=True),
     "little": Job({"criterion": {"name": "magnitude"}, "amount": {"remove_units": 0.1}}, evaluation=True),
     "default": Job({}, evaluation=True),
     "default_unjudged": Job({"amount": {"keep_parameters": 0.5}}),
