@@ -54,7 +54,7 @@ JOBS: Mapping[str, Job] = {
     "merge": Job({**HALF, "criterion": {"name": "distinctiveness"}, "compensation": "merge"}),
     "project": Job({**HALF, "criterion": {"name": "magnitude"}, "compensation": "project"}),
     "rebuilt": Job({**HALF, "criterion": {"name": "magnitude"}, "compensation": "reconstruct"}),
-    "taylor": Job({**HALF, "criterion": {"name": "taylor"}}),
+    "taylor": Job({**HALF, "criterion": {"name": "taylor2"}}),
     "quantize": Job({**HALF, "criterion": {"name": "magnitude"}, "quantize": {}}),
     "distill": Job({**HALF, "criterion": {"name": "magnitude"}, "distill": {"epochs": 1}}),
     "weights": Job({"criterion": {"name": "magnitude", "of": "weights"}, "amount": {"remove_weights": 0.5}}),
