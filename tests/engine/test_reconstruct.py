@@ -139,7 +139,7 @@ def test_a_layer_that_reads_nothing_removed_repairs_what_came_before(tmp_path: P
     dissected = dissect(nets.mlp(), tmp_path, samples=200)
     done = rebuilt(dissected, {"fc1": (0, 1, 2, 3, 4)})
     assert {"fc2.weight", "fc3.weight"} <= done.changed.keys()
-    assert "fc1.weight" not in done.changed
+    assert np.array_equal(done.changed["fc1.weight"][:5], dissected.graph.constants["fc1.weight"][:5])
 
 
 def test_shortcuts_are_taken_off_the_target(tmp_path: Path) -> None:

@@ -125,10 +125,11 @@ class Executor:
                 visit(name, value)
         return Walk(live, self._reads + Counter(keep))
 
-    def fork(self, walk: Walk) -> Walk:
-        """Another walk from where this one stands, which keeps nothing for longer than operators read it."""
+    def fork(self, walk: Walk, keep: Iterable[str] = ()) -> Walk:
+        """Another walk from where this one stands. Values that are still needed and named in `keep` stay until they are
+        dropped once more, others for as long as operators read them."""
         done = Counter(name for op in self.graph.ops[: walk.at] for name in dict.fromkeys((*op.inputs, *op.captures)))
-        left = Counter({name: reads - done[name] for name, reads in self._reads.items()})
+        left = Counter({name: reads - done[name] for name, reads in self._reads.items()}) + Counter(keep)
         live = {name: value for name, value in walk.live.items() if left[name] > 0 or name in self._wanted}
         return Walk(live, left, walk.at)
 

@@ -17,6 +17,7 @@ from worker.engine.criteria.evidence import Step
 from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph, Op
 from worker.engine.refit.consumers import Consumer, consumer_of
+from worker.engine.refit.forming import forming
 from worker.engine.refit.judging import Judging, movable
 from worker.engine.refit.readings import Reading
 from worker.engine.refit.walk import Batches, Plan, Refit, Refitting, Sides, Trail
@@ -72,21 +73,26 @@ def reconstruct(
     plan = _plan(groups, readings, taken, chosen_on_the_way)
     lost = {name for name, steps in taken.items() if steps}
     active = _active(graph, [group for group in groups if group.name in lost], readings)
-    keep = [name for one in active for name in one.taught]
+    losing = {group.name: group for group in groups if group.name in lost}
+    read = [one for one in active if isinstance(one, Reading)]
+    chains = [chain for one in read if (chain := forming(graph, one, losing)) is not None]
+    keep = [name for one in active for name in one.taught] + [chain.reading.tail.end for chain in chains]
+    starts = [chain.start for chain in chains]
     teacher, student = Executor(graph, material.device), Executor(graph, material.device)
     own = {(one.op.index, slot) for one in readings for slot in one.slots}
     masks = {key: mask for key, mask in _masks(ties, groups, plan, material.device).items() if key not in own}
-
-    parting = min((*(one.op.index for one in active), *(index for index, _ in masks)), default=0)
+    first = (*(one.op.index for one in active), *(chain.ops[0].index for chain in chains))
+    parting = min((*first, *(index for index, _ in masks)), default=0)
 
     def sides(batches: Batches) -> Sides:
         front = Trail(teacher, batches, keep)
         front.until(parting)
-        return Sides(front, front.fork(student, masks))
+        return Sides(front, front.fork(student, masks, starts))
 
     refitting = Refitting(
         graph, student, sides(material.fit), sides(material.held or material.fit), plan,
         torch.Generator().manual_seed(material.seed), material.shelf,
+        {chain.reading.op.index: chain for chain in chains},
     )  # fmt: skip
     refits = tuple(refitting.step(reading) for reading in active)
     final = {name: _steps(steps, plan, name) for name, steps in taken.items()}

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 
 from worker.engine.execute import Executor, Held, Masks, Walk
-from worker.engine.graph import Array, Graph
+from worker.engine.graph import Array, Graph, Op
 from worker.engine.refit.dual import Trial
 from worker.engine.refit.eliminate import ORDER_RIDGE, order, reader
+from worker.engine.refit.forming import Forming, Stretch, formed
 from worker.engine.refit.lanes import lane_by_lane, mixed, same
 from worker.engine.refit.normal import Normal, Sums, solve
 from worker.engine.refit.readings import Reading
@@ -76,17 +77,24 @@ class Trail:
         for walk in self.walks:
             self.executor.advance(walk, index, masks=self.masks)
 
-    def fork(self, executor: Executor, masks: Masks) -> "Trail":
+    def fork(self, executor: Executor, masks: Masks, keep: Iterable[str]) -> "Trail":
         """Another model over the same samples, which so far has computed the same."""
         other = Trail(executor, (), masks=masks)
         executor.fixed = {**self.executor.fixed, **executor.fixed}  # with what constants alone have given
-        other.walks = [executor.fork(walk) for walk in self.walks]
+        other.walks = [executor.fork(walk, keep) for walk in self.walks]
         return other
 
     def value(self, place: int, name: str) -> torch.Tensor:
         value: Held = self.executor.value(self.walks[place], name)
         assert isinstance(value, torch.Tensor), f"{name} holds no numbers"
         return value
+
+    @torch.no_grad()
+    def again(self, ops: Sequence[Op], start: str, wanted: str) -> None:
+        """A value that has been computed is computed anew, from where these operators start."""
+        for walk in self.walks:
+            values = {**self.executor.fixed, start: self.executor.value(walk, start)}
+            walk.live[wanted] = self.executor.part(ops, values, wanted, self.masks or {})
 
     def drop(self, names: Iterable[str]) -> None:
         for name in names:
@@ -176,6 +184,18 @@ class Sides:
         self.teacher.drop(reading.taught)
         return Seen(None if sums is None else sums.means(), kept, squares / max(count, 1))
 
+    def stretches(self, chain: Forming) -> list[Stretch]:
+        """What both models hold at a chain."""
+        tail, value = chain.reading.tail, self.student.value
+        return [
+            Stretch(
+                value(at, chain.start),
+                {name: value(at, name) for name in tail.addends},
+                self.teacher.value(at, tail.end),
+            )
+            for at in range(len(self.teacher.walks))
+        ]
+
     def cases(self, reading: Recurrence, taught: Weights) -> list[Case]:
         """What both models hold at a recurrent layer."""
         teacher, student = self.teacher, self.student
@@ -211,12 +231,15 @@ class Refitting:
     plan: Plan
     generator: torch.Generator
     shelf: Shelf = IN_MEMORY
+    formings: Mapping[int, Forming] = field(default_factory=dict)  # by the index of the operator that reads
     changed: dict[str, Array] = field(default_factory=dict)
 
     def step(self, reading: Reading | Recurrence) -> Refit:
         if isinstance(reading, Recurrence):
             return self._recur(reading)
-        return self._fit_wide(reading) if reading.wide else self._fit(reading)
+        refit = self._fit_wide(reading) if reading.wide else self._fit(reading)
+        chain = self.formings.get(reading.op.index)
+        return refit if chain is None else self._form(chain, refit)
 
     def _recur(self, reading: Recurrence) -> Refit:
         taught = reading.weights(self.graph.constants).to(self.student.device)
@@ -298,6 +321,21 @@ class Refitting:
         self._change(change(self.graph, reading, whole(best) - full))
         lost = (w.shape[1] - stay) * (1 if lanes is None else lanes.shape[1])
         return Refit(reading, full.shape[1], full.shape[1] - lost, before, lowest, ridge)
+
+    def _form(self, chain: Forming, refit: Refit) -> Refit:
+        """The units that stay, as they serve this reading best; what they give the reading is computed anew."""
+        reading, gone = chain.reading, self.plan.gone.get(chain.group.name, ())
+        fit, held = self.fit.stretches(chain), self.held.stretches(chain)
+        found = formed(chain, self.student, gone, fit, held, self.generator) if gone else None
+        if found is not None:
+            self._change(found[0])
+            between = [op for op in chain.ops if op.index < reading.op.index]
+            for sides in {id(one): one for one in (self.fit, self.held)}.values():
+                sides.student.again(between, chain.start, reading.source)
+        for sides in (self.fit, self.held):
+            sides.teacher.drop([reading.tail.end])
+            sides.student.drop([chain.start])
+        return refit if found is None else replace(refit, after=refit.after * found[1])
 
     def _choose(self, reading: Reading, normal: Normal, energy: float) -> None:
         """Which units of an open group go, by the student's own Gram."""

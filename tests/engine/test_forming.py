@@ -1,0 +1,137 @@
+"""Units that stay are formed anew: never for the worse, never what goes, and nothing that others make or read."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from tests.engine import nets
+from tests.engine.dissect import Dissected, dissect
+from tests.engine.test_reconstruct import apart, rebuilt
+from worker.engine.execute import Executor
+from worker.engine.refit import forming as module
+from worker.engine.refit.forming import Descent, Forming, Stretch, formed, forming
+from worker.engine.refit.readings import readings
+
+GONE = {"fc1": (0, 1, 2, 3, 4, 5)}
+
+
+def chains(dissected: Dissected) -> dict[str, Forming]:
+    """By the operator that reads."""
+    groups = dissected.analysis.groups
+    known = {group.name: group for group in groups}
+    found = readings(dissected.graph, dissected.analysis.ties.seen, groups)
+    return {one.op.outputs[0]: chain for one in found if (chain := forming(dissected.graph, one, known)) is not None}
+
+
+def stretch(dissected: Dissected, chain: Forming) -> Stretch:
+    """The model itself, before anything goes."""
+    values: dict[str, torch.Tensor] = {}
+
+    def visit(name: str, value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            values[name] = value
+
+    Executor(dissected.graph).run(dissected.feeds, visit)
+    tail = chain.reading.tail
+    return Stretch(values[chain.start], {name: values[name] for name in tail.addends}, values[tail.end])
+
+
+@pytest.fixture
+def mlp(tmp_path: Path) -> Dissected:
+    return dissect(nets.mlp(), tmp_path, samples=400)
+
+
+def test_the_model_that_is_left_comes_closer(mlp: Dissected, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_it = apart(mlp, GONE, rebuilt(mlp, GONE).changed)
+    monkeypatch.setattr(module, "STEPS", 0)
+    without = apart(mlp, GONE, rebuilt(mlp, GONE).changed)
+    assert with_it < 0.98 * without
+
+
+@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, nets.matmul_mlp])
+def test_the_chain_computes_what_the_model_does(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    dissected = dissect(build(), tmp_path, samples=50)
+    found = chains(dissected)
+    assert found
+    for chain in found.values():
+        seen = stretch(dissected, chain)
+        descent = Descent(chain, Executor(dissected.graph), ())
+        torch.testing.assert_close(descent.end(seen).detach(), descent.passing(seen.end))
+
+
+def test_without_some_units_it_is_the_masked_model(mlp: Dissected) -> None:
+    """Weights to units that go are zeros by then; here by hand. With other weights there it is another model."""
+    chain = next(iter(chains(mlp).values()))
+    seen, executor = stretch(mlp, chain), Executor(mlp.graph)
+    reads = chain.group.consumers[0]
+    zeroed = np.moveaxis(mlp.graph.constants[reads.weight].copy(), reads.weight_axis, 0)
+    zeroed[list(GONE["fc1"])] = 0.0
+    executor.replace(reads.weight, np.moveaxis(zeroed, 0, reads.weight_axis))
+    whole, part = (Descent(chain, executor, gone).end(seen) for gone in ((), GONE["fc1"]))
+    torch.testing.assert_close(whole, part)
+    assert not torch.allclose(part, Descent(chain, Executor(mlp.graph), ()).end(seen))
+
+
+def test_what_goes_keeps_every_bit(mlp: Dissected) -> None:
+    made = mlp.graph.constants["fc1.weight"]
+    now = rebuilt(mlp, GONE).changed["fc1.weight"]
+    gone = list(GONE["fc1"])
+    stays = np.setdiff1d(np.arange(len(made)), gone)
+    assert np.array_equal(made[gone], now[gone])
+    assert not np.array_equal(made[stays], now[stays])
+
+
+def test_twice_the_same(mlp: Dissected) -> None:
+    first, second = (rebuilt(mlp, GONE).changed for _ in range(2))
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
+def test_a_descent_that_overshoots_is_dropped(mlp: Dissected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "RATE", 30.0)
+    done = rebuilt(mlp, GONE)
+    assert "fc1.weight" not in done.changed
+    assert all(one.after <= one.before for one in done.refits)
+
+
+def test_rates_follow_the_weights_of_an_output(mlp: Dissected) -> None:
+    """Each output moves by a share of its own weights: one written ten times larger moves ten times as far."""
+    chain = next(iter(chains(mlp).values()))
+    plain, scaled = Executor(mlp.graph), Executor(mlp.graph)
+    name, axis = next(iter(chain.weights.items()))
+    factors = np.ones((len(mlp.graph.constants[name]), 1), np.float32)
+    assert 0 == axis
+    factors[3] = 10.0
+    scaled.replace(name, mlp.graph.constants[name] * factors)
+    sizes = [Descent(chain, one, ()).sizes[name].flatten() for one in (plain, scaled)]
+    torch.testing.assert_close(sizes[1] / sizes[0], torch.from_numpy(factors).flatten())
+
+
+def test_what_a_descent_gives_is_judged_on_other_samples(mlp: Dissected) -> None:
+    """Held-back samples that want the opposite refuse what the others would have."""
+    chain = next(iter(chains(mlp).values()))
+    seen, executor = stretch(mlp, chain), Executor(mlp.graph)
+    wanted = replace(seen, end=1.2 * seen.end)
+    against = replace(seen, end=0.8 * seen.end)
+    assert formed(chain, executor, (0,), [wanted], [wanted], torch.Generator().manual_seed(0)) is not None
+    assert formed(chain, executor, (0,), [wanted], [against], torch.Generator().manual_seed(0)) is None
+
+
+NOT_FORMED: Mapping[str, Callable[[], onnx.ModelProto]] = {
+    "several make and read a stream": nets.residual,
+    "the next layers read it, too": nets.dense_block,
+}
+
+
+@pytest.mark.parametrize("name", NOT_FORMED)
+def test_units_of_several_stay_as_they_are(name: str, tmp_path: Path) -> None:
+    dissected = dissect(NOT_FORMED[name](), tmp_path, samples=50)
+    groups = {group.name: group for group in dissected.analysis.groups}
+    shared = {name for name, one in groups.items() if len(one.producers) > 1 or len(one.consumers) > 1}
+    assert shared
+    assert not shared & {chain.group.name for chain in chains(dissected).values()}

@@ -1,0 +1,236 @@
+"""Units that stay are formed anew: what makes them descends together with what reads them.
+
+In: a reading, the group that it reads, what both models hold there. Out: constants that have changed and how the error
+on held-back samples compares; nothing where it has not become less. Left out: units that several operators make or
+read, and what does not stand in single file from their making to their reading.
+
+Least squares finds the best weights on the units that are left; here these become the units of the smaller network.
+Few steps are taken, gently: with more of them the error of the layer still falls on held-back samples, and the model
+comes out worse. The rate of a weight is relative to the weights of its output, so that it does not matter whether a
+normalisation has been written into them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import cos, pi
+
+import numpy as np
+import torch
+
+from worker.engine import cost
+from worker.engine.axes import Group
+from worker.engine.execute import Executor, Held
+from worker.engine.graph import Array, Graph, Op
+from worker.engine.ops import RULES
+from worker.engine.ops.rule import NoTorchForm
+from worker.engine.refit.readings import Reading
+
+STEPS = 40
+WARM_UP = 5
+RATE = 0.02
+ROWS = 16384  # places of each step, in as many samples as that takes
+FEWEST, MOST = 8, 64  # samples of each step
+MOST_WEIGHTS = 1 << 22  # that move: four copies of them are held
+MOST_OPS = 16
+OLDEST = 7  # opset; before it broadcasting is spelled out
+JUDGED_AT_ONCE = 64
+TINY = 1e-30
+MAKERS = ("Conv", "Gemm", "MatMul")
+BETWEEN = frozenset({
+    *MAKERS, "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "Erf", "Gelu",
+    "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Dropout", "Identity", "Add", "Sub", "Mul", "Div",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Forming:
+    """`ops` stand in single file, from what makes the units to the end of the reading's tail. `start` is what the first
+    of them reads, `weights` descend with their `biases`; each weight with the axis of its outputs."""
+
+    reading: Reading
+    group: Group
+    ops: tuple[Op, ...]
+    start: str
+    weights: Mapping[str, int]  # the maker's, the reader's
+    biases: tuple[str, ...]
+
+
+def forming(graph: Graph, reading: Reading, groups: Mapping[str, Group]) -> Forming | None:
+    """What forms the units that a reading reads; None where that is left as it is."""
+    if len(reading.units) != 1 or reading.lanes is not None or reading.wide or reading.linear.slot != 0:
+        return None
+    group = groups.get(next(iter(reading.units)))
+    if group is None or len(group.consumers) != 1 or len(group.producers) != 1:
+        return None
+    ops = _single_file(graph, group.producers[0].op, reading)
+    if not ops:
+        return None
+    makes, reads = group.producers[0], group.consumers[0]
+    biases = [op.input(2) for op in (ops[0], reading.op) if op.input(2)]
+    names = [makes.weight, reads.weight, *biases]
+    arrays = [graph.constants[name] for name in names if name in graph.constants]
+    own = len(arrays) == len(names) and all(len(graph.readers[name]) == 1 for name in names)
+    if not own or not all(cost.is_real(one) for one in arrays) or sum(one.size for one in arrays) > MOST_WEIGHTS:
+        return None
+    if (makes.weight, reads.weight) != (ops[0].input(1), reading.op.input(1)):
+        return None
+    axes = {makes.weight: makes.axis, reads.weight: 0 if reading.op.key == "Conv" else 1 - reads.weight_axis}
+    return Forming(reading, group, ops, ops[0].inputs[0], axes, tuple(biases))
+
+
+def _single_file(graph: Graph, first: Op, reading: Reading) -> tuple[Op, ...]:
+    """From the maker of units to the end of the reading's tail; nothing where anybody else reads what is between."""
+    outputs = {port.name for port in graph.outputs}
+    ops, name = [first], first.outputs[0]
+    while name != reading.tail.end or reading.op not in ops:
+        readers = graph.readers.get(name, ())
+        if len(readers) != 1 or name in outputs or len(ops) == MOST_OPS:
+            return ()
+        op = readers[0]
+        own = [one for one in op.inputs if one and one not in graph.constants and one != name]
+        if not op.outputs or (own and not set(own) <= set(reading.tail.addends)) or op.inputs.count(name) != 1:
+            return ()
+        ops.append(op)
+        name = op.outputs[0]
+    before = ops[: ops.index(reading.op) + 1]
+    plain = all(op.key in BETWEEN and op.integer("group", 1) == 1 and op.opset >= OLDEST for op in before)
+    makers = all(op.key in MAKERS and op.inputs[0] not in graph.constants for op in (first, reading.op))
+    return tuple(ops) if plain and makers else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """What a chain sees of a batch: what it starts from, what is added, and what the teacher has at its end."""
+
+    start: torch.Tensor
+    addends: Mapping[str, torch.Tensor]
+    end: torch.Tensor
+
+    def some(self, at: torch.Tensor | slice) -> "Stretch":
+        return Stretch(self.start[at], {name: one[at] for name, one in self.addends.items()}, self.end[at])
+
+    def alike(self) -> bool:
+        """Whether the first axis counts the samples of all."""
+        return len({len(one) for one in (self.start, self.end, *self.addends.values())}) == 1
+
+
+class Descent:
+    """The chain over the units that stay. What descends is a step from where the weights are, in shares of the mean
+    size of the weights of the same output."""
+
+    def __init__(self, chain: Forming, executor: Executor, gone: Sequence[int]) -> None:
+        self.chain, self.executor = chain, executor
+        self.lost = {
+            axis: np.unique(index[list(gone)].ravel()) for axis, index in chain.group.sites.items() if len(gone)
+        }
+        names = {name for op in chain.ops for name in op.inputs if name in executor.graph.constants}
+        self.held = {name: self._kept(name, executor.fixed[name]) for name in names}
+        self.offsets = {
+            op.outputs[0]: self._kept(op.outputs[0], executor.offsets[op.outputs[0]])
+            for op in chain.ops
+            if op.outputs[0] in executor.offsets
+        }
+        self.sizes = self._sizes()
+        self.moved = {name: torch.zeros_like(self.held[name], requires_grad=True) for name in self.sizes}
+
+    def _kept(self, name: str, value: Held) -> torch.Tensor:
+        assert isinstance(value, torch.Tensor)
+        for axis in range(value.ndim):
+            if (name, axis) in self.lost and value.shape[axis] > 1:
+                value = value.index_select(axis, self._stays(name, axis, value.shape[axis]))
+        return value
+
+    def _stays(self, name: str, axis: int, size: int) -> torch.Tensor:
+        found = np.setdiff1d(np.arange(size), self.lost.get((name, axis), ()))
+        return torch.from_numpy(found).to(self.executor.device)
+
+    def _sizes(self) -> dict[str, torch.Tensor]:
+        found = {}
+        for (name, axis), op in zip(
+            self.chain.weights.items(), (self.chain.ops[0], self.chain.reading.op), strict=True
+        ):
+            weight = self.held[name]
+            over = [one for one in range(weight.ndim) if one != axis]
+            found[name] = weight.square().mean(dim=over, keepdim=True).sqrt()
+            bias = op.input(2)
+            if bias and self.held[bias].shape[-1] == found[name].numel():
+                found[bias] = found[name].flatten()
+        return found
+
+    def now(self) -> dict[str, torch.Tensor]:
+        return {name: self.held[name] + size * self.moved[name] for name, size in self.sizes.items()}
+
+    def end(self, seen: Stretch) -> torch.Tensor:
+        """What the chain gives, as far as it passes a ReLU that follows."""
+        live = {**self.held, **self.now(), **seen.addends, self.chain.start: seen.start}
+        for op in self.chain.ops:
+            (value, *_) = RULES[op.key].compute(op, [live[name] if name else None for name in op.inputs])
+            live[op.outputs[0]] = value + self.offsets[op.outputs[0]] if op.outputs[0] in self.offsets else value
+        return self.passing(live[self.chain.ops[-1].outputs[0]])
+
+    def passing(self, end: torch.Tensor) -> torch.Tensor:
+        return end.clamp_min(0.0) if self.chain.reading.tail.rectified else end
+
+    def wrong(self, seen: Stretch) -> torch.Tensor:
+        return (self.end(seen) - self.passing(seen.end)).square()
+
+    def run(self, fit: Sequence[Stretch], generator: torch.Generator) -> None:
+        """The steps; their rate rises at once and falls along half a cosine."""
+        optimiser = torch.optim.Adam(self.moved.values(), betas=(0.9, 0.95))
+        count = self._samples(fit[0])
+        level = float(torch.stack([self.passing(one.end).square().mean() for one in fit]).mean())
+        for step in range(STEPS):
+            batch = fit[int(torch.randint(len(fit), (1,), generator=generator))]
+            if batch.alike():
+                batch = batch.some(torch.randperm(len(batch.end), generator=generator)[:count])
+            for group in optimiser.param_groups:
+                group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP) * (1 + cos(pi * step / STEPS)) / 2
+            optimiser.zero_grad()
+            with torch.enable_grad():
+                (self.wrong(batch).mean() / max(level, TINY)).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+
+    def _samples(self, batch: Stretch) -> int:
+        places = batch.end.numel() // max(len(batch.end), 1) // max(self.chain.reading.linear.outputs, 1)
+        return min(max(ROWS // max(places, 1), FEWEST), MOST)
+
+    @torch.no_grad()
+    def error(self, held: Sequence[Stretch]) -> float:
+        total = 0.0
+        for batch in held:
+            parts = range(0, len(batch.end), JUDGED_AT_ONCE) if batch.alike() else (None,)
+            for at in parts:
+                seen = batch if at is None else batch.some(slice(at, at + JUDGED_AT_ONCE))
+                total += float(self.wrong(seen).sum(dtype=torch.float64))
+        return total
+
+    def arrays(self) -> dict[str, Array]:
+        """The weights at full width; those of units that go are what they were."""
+        found = {}
+        for name, value in self.now().items():
+            whole = self.executor.fixed[name]
+            assert isinstance(whole, torch.Tensor)
+            at = [self._stays(name, axis, size) for axis, size in enumerate(whole.shape)]
+            whole = whole.clone()
+            whole[torch.meshgrid(*at, indexing="ij")] = value.detach()
+            found[name] = whole.cpu().numpy().astype(self.executor.graph.constants[name].dtype)
+        return found
+
+
+def formed(
+    chain: Forming,
+    executor: Executor,
+    gone: Sequence[int],
+    fit: Sequence[Stretch],
+    held: Sequence[Stretch],
+    generator: torch.Generator,
+) -> tuple[dict[str, Array], float] | None:
+    """The weights as they have descended, and the error on held-back samples as a share of what it was."""
+    descent = Descent(chain, executor, gone)
+    try:
+        before = descent.error(held)
+        descent.run(fit, generator)
+        after = descent.error(held)
+    except NoTorchForm:
+        return None
+    return (descent.arrays(), after / before) if after < before else None
