@@ -77,7 +77,7 @@ class Trail:
         for walk in self.walks:
             self.executor.advance(walk, index, masks=self.masks)
 
-    def fork(self, executor: Executor, masks: Masks, keep: Iterable[str]) -> "Trail":
+    def fork(self, executor: Executor, masks: Masks, keep: Iterable[str] = ()) -> "Trail":
         """Another model over the same samples, which so far has computed the same."""
         other = Trail(executor, (), masks=masks)
         executor.fixed = {**self.executor.fixed, **executor.fixed}  # with what constants alone have given
