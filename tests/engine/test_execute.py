@@ -86,7 +86,7 @@ def test_a_walk_may_be_forked_anywhere(name: str, tmp_path: Path) -> None:
 
 
 def test_a_fork_that_forgot_what_has_been_read_would_keep_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Executor, "fork", lambda self, walk, keep: Walk(dict(walk.live), self._reads.copy(), walk.at))
+    monkeypatch.setattr(Executor, "fork", lambda self, walk, _: Walk(dict(walk.live), self._reads.copy(), walk.at))
     graph, feeds = graph_of(residual(), tmp_path), feeds_for(residual(), 4)
     pairs = [forked(graph, feeds, at) for at in range(len(graph.ops))]
     assert any(other.walks[0].live.keys() - first.walks[0].live.keys() for first, other in pairs)

@@ -29,7 +29,8 @@ STEPS = 40
 WARM_UP = 5
 RATE = 0.02
 ROWS = 16384  # places of each step, in as many samples as that takes
-FEWEST, MOST = 8, 64  # samples of each step
+FEWEST, MOST = 8, 64  # samples of each step, where these have places enough
+FEWEST_ROWS = 1024
 MOST_WEIGHTS = 1 << 22  # that move: four copies of them are held
 MOST_OPS = 16
 OLDEST = 7  # opset; before it broadcasting is spelled out
@@ -192,7 +193,7 @@ class Descent:
 
     def _samples(self, batch: Stretch) -> int:
         places = batch.end.numel() // max(len(batch.end), 1) // max(self.chain.reading.linear.outputs, 1)
-        return min(max(ROWS // max(places, 1), FEWEST), MOST)
+        return max(min(ROWS // max(places, 1), MOST), FEWEST_ROWS // max(places, 1), FEWEST)
 
     @torch.no_grad()
     def error(self, held: Sequence[Stretch]) -> float:
