@@ -27,6 +27,7 @@ from worker.engine.refit.readings import Reading
 
 STEPS = 40
 WARM_UP = 5
+MEMORY = 0.9, 0.95  # of slopes and of their squares
 RATE = 0.02
 ROWS = 16384  # places of each step, in as many samples as that takes
 FEWEST, MOST = 8, 64  # samples of each step, where these have places enough
@@ -35,7 +36,7 @@ MOST_WEIGHTS = 1 << 22  # that move: four copies of them are held
 MOST_OPS = 16
 OLDEST = 7  # opset; before it broadcasting is spelled out
 JUDGED_AT_ONCE = 64
-TINY = 1e-30
+TINY = 1e-12
 MAKERS = ("Conv", "Gemm", "MatMul")
 BETWEEN = frozenset({
     *MAKERS, "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "Erf", "Gelu",
@@ -176,20 +177,22 @@ class Descent:
         return (self.end(seen) - self.passing(seen.end)).square()
 
     def run(self, fit: Sequence[Stretch], generator: torch.Generator) -> None:
-        """The steps; their rate rises at once and falls along half a cosine."""
-        optimiser = torch.optim.Adam(self.moved.values(), betas=(0.9, 0.95))
-        count = self._samples(fit[0])
+        """Adam, written out: torch's own loads its compiler first, which takes longer than a small job."""
+        count, ways = self._samples(fit[0]), list(self.moved.values())
+        means, squares = ([torch.zeros_like(way) for way in ways] for _ in range(2))
         level = float(torch.stack([self.passing(one.end).square().mean() for one in fit]).mean())
-        for step in range(STEPS):
+        for step in range(1, STEPS + 1):
             batch = fit[int(torch.randint(len(fit), (1,), generator=generator))]
             if batch.alike():
                 batch = batch.some(torch.randperm(len(batch.end), generator=generator)[:count])
-            for group in optimiser.param_groups:
-                group["lr"] = RATE * min(1.0, (step + 1) / WARM_UP) * (1 + cos(pi * step / STEPS)) / 2
-            optimiser.zero_grad()
             with torch.enable_grad():
-                (self.wrong(batch).mean() / max(level, TINY)).backward()  # type: ignore[no-untyped-call]
-            optimiser.step()
+                slopes = torch.autograd.grad(self.wrong(batch).mean() / max(level, TINY), ways)
+            rate = RATE * min(1.0, step / WARM_UP) * (1 + cos(pi * (step - 1) / STEPS)) / 2
+            for way, slope, mean, square in zip(ways, slopes, means, squares, strict=True):
+                mean.lerp_(slope, 1 - MEMORY[0])
+                square.lerp_(slope.square(), 1 - MEMORY[1])
+                length = (square / (1 - MEMORY[1] ** step)).sqrt() + TINY
+                way.detach().sub_(rate / (1 - MEMORY[0] ** step) * mean / length)
 
     def _samples(self, batch: Stretch) -> int:
         places = batch.end.numel() // max(len(batch.end), 1) // max(self.chain.reading.linear.outputs, 1)
