@@ -125,8 +125,11 @@ def judged(
     for name, array in kept.items():
         student.replace(name, array)
     judging = Judging(graph, student, held, plan, proposals, veto, torch.Generator().manual_seed(material.seed), kept)
-    refits = tuple(judging.step(reading) for reading in active)
-    return Rebuilt(judging.changed, taken, refits, tuple(_unfitted(ties, groups, lost)))
+    refits = []
+    for reading in active:
+        refits.append(judging.step(reading))
+        material.shelf.ease()
+    return Rebuilt(judging.changed, taken, tuple(refits), tuple(_unfitted(ties, groups, lost)))
 
 
 def _masks(ties: Ties, groups: Sequence[Group], plan: Plan, device: str) -> dict[tuple[int, int], torch.Tensor]:
