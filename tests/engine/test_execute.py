@@ -12,7 +12,7 @@ from tests.engine.nets import IMAGE, ZOO, Node, conv, feeds_for, gemm, layer, ml
 from worker.engine.execute import Executor, Walk
 from worker.engine.graph import Graph, freeze
 from worker.engine.load import load
-from worker.engine.refit.walk import Trail
+from worker.engine.refit.sides import Trail
 
 
 def graph_of(proto: onnx.ModelProto, folder: Path) -> Graph:

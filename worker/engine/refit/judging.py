@@ -16,8 +16,9 @@ from worker.engine.graph import Array, Graph
 from worker.engine.refit.consumers import Consumer
 from worker.engine.refit.readings import Reading
 from worker.engine.refit.recurrent import WEIGHTS, Recurrence
+from worker.engine.refit.sides import Sides
 from worker.engine.refit.unrolled import Unrolled
-from worker.engine.refit.walk import Plan, Refit, Sides, features_kept
+from worker.engine.refit.walk import Plan, Refit, features_kept
 from worker.engine.refit.weights import judged_scale, matrix
 
 

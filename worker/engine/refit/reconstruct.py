@@ -20,7 +20,8 @@ from worker.engine.refit.consumers import Consumer, consumer_of
 from worker.engine.refit.forming import forming
 from worker.engine.refit.judging import Judging, movable
 from worker.engine.refit.readings import Reading
-from worker.engine.refit.walk import Batches, Plan, Refit, Refitting, Sides, Trail
+from worker.engine.refit.sides import Batches, Sides, Trail
+from worker.engine.refit.walk import Plan, Refit, Refitting
 from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Seen, Ties
 
