@@ -243,7 +243,8 @@ class Executor:
         except Exception as error:  # onnxruntime raises many types, all of them about this node
             found = None if known else _in_reference(self.graph, op, names, feeds)
             if found is None:
-                raise run_failure(error, shortened(error), where=op.label()) from None
+                sizes = " and ".join(str(list(value.shape)) for value in feeds.values())
+                raise run_failure(error, f"it read {sizes}: {shortened(error)}", where=op.label()) from None
             self._nodes[op.index], results = found
         named = dict(zip(names, results, strict=True))
         return [hold(np.asarray(named[name]), self.device) if name else torch.empty(0) for name in op.outputs]

@@ -121,6 +121,8 @@ def reading_of(graph: Graph, seen: Seen, op: Op, groups: Iterable[Group]) -> Rea
 def _unfit(graph: Graph, op: Op, constant: int) -> str | None:
     """Why this weight cannot be changed for this operator alone."""
     weight = op.inputs[constant]
+    if weight in graph.constants and not graph.constants[weight].size:
+        return "it has no weights"
     if weight not in graph.constants or not cost.is_real(graph.constants[weight]):
         return "its weights are computed, or stored as integers"
     if len(graph.readers[weight]) > 1 or op.inputs.count(weight) > 1:
