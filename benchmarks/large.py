@@ -122,7 +122,7 @@ def build(folder: Path, wanted: int, *, external: bool, network: str = "chain", 
     """Layers of one width, of about so many bytes."""
     width = width or WIDTH
     taps = (KERNEL, KERNEL) if network == "convolutions" else ()
-    layers = max(round(wanted / (4 * width * width * int(np.prod(taps)))), 2)
+    layers = max(round(wanted / (4 * width * width * int(np.prod(taps)))), 3)
     shapes: Weights = {}
     nodes = []
     value = "x"

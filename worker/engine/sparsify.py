@@ -81,6 +81,8 @@ def _solved(
         matrix = solver.solve(_look(request.seed, graph, layer, clues), _taking(request, None))
         solved = from_matrix(matrix, layer, graph).astype(graph.constants[layer.weight].dtype)
         found[layer.weight] = shelf.keep(solved)
+        del matrix, solved
+        shelf.ease()  # its Gram too
     return found
 
 

@@ -44,7 +44,10 @@ class SparseGptSolver:
         mean = float(np.diag(gram).mean()) or 1.0
         damped[np.diag_indices_from(damped)] += self.parameters.damping * mean
         inverse = np.linalg.inv(damped)
-        return np.asarray(np.linalg.cholesky((inverse + inverse.T) / 2).T, dtype=np.float64)
+        del damped
+        inverse += inverse.T
+        inverse /= 2
+        return np.asarray(np.linalg.cholesky(inverse).T, dtype=np.float64)
 
     def _step(self) -> int:
         """Columns looked at together: whole groups of a pattern."""
