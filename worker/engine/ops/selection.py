@@ -62,9 +62,9 @@ def scatter_nd(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     row = torch.zeros_like(places[0])
     for size, place in zip(x.shape[:depth], places, strict=True):
         row = row * size + place
-    flat = x.reshape(-1, *x.shape[depth:])
-    found = flat.index_reduce(0, row.reshape(-1), source.reshape(-1, *x.shape[depth:]), REDUCED[how])
-    return (found.reshape(x.shape),)
+    flat, source = x.reshape(-1, *x.shape[depth:]), source.reshape(-1, *x.shape[depth:])
+    rows = row.reshape(-1, *[1] * (flat.ndim - 1)).expand_as(source)
+    return (flat.scatter_reduce(0, rows, source, REDUCED[how]).reshape(x.shape),)
 
 
 def one_hot(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
