@@ -12,7 +12,7 @@ from tests.engine.nets import IMAGE, ZOO, Node, conv, feeds_for, gemm, layer, ml
 from worker.engine.execute import Executor, Walk
 from worker.engine.graph import Graph, freeze
 from worker.engine.load import load
-from worker.engine.refit.sides import Trail
+from worker.engine.refit.sides import Sides, Trail
 
 
 def graph_of(proto: onnx.ModelProto, folder: Path) -> Graph:
@@ -63,12 +63,11 @@ def test_what_is_computed_from_a_weight_follows_it(tmp_path: Path) -> None:
 
 def forked(graph: Graph, feeds: dict[str, np.ndarray], at: int) -> tuple[Trail, Trail]:
     """Two models that part at an operator, walked to the end."""
-    first = Trail(Executor(graph), [feeds], keep=[graph.ops[0].outputs[0]])
-    first.until(at)
-    other = first.fork(Executor(graph), {})
-    for trail in (other, first):
+    sides = Sides(Trail(Executor(graph), ()), Trail(Executor(graph), (), masks={}), [feeds], at)
+    sides.admit(1, [graph.ops[0].outputs[0]], ())
+    for trail in (sides.student, sides.teacher):
         trail.until(len(graph.ops))
-    return first, other
+    return sides.teacher, sides.student
 
 
 @pytest.mark.parametrize("name", ["cnn", "residual", "squeeze_excite", "sine"])

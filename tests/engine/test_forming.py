@@ -118,8 +118,9 @@ def test_what_a_descent_gives_is_judged_on_other_samples(mlp: Dissected) -> None
     seen, executor = stretch(mlp, chain), Executor(mlp.graph)
     wanted = replace(seen, end=1.2 * seen.end)
     against = replace(seen, end=0.8 * seen.end)
-    assert formed(chain, executor, (0,), [wanted], [wanted], torch.Generator().manual_seed(0)) is not None
-    assert formed(chain, executor, (0,), [wanted], [against], torch.Generator().manual_seed(0)) is None
+    alike, random = torch.ones(()), torch.Generator().manual_seed(0)
+    assert formed(chain, executor, (0,), [wanted], [wanted], alike, random) is not None
+    assert formed(chain, executor, (0,), [wanted], [against], alike, random) is None
 
 
 NOT_FORMED: Mapping[str, Callable[[], onnx.ModelProto]] = {

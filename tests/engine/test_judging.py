@@ -23,7 +23,7 @@ def judge(dissected: Dissected, gone: Gone, proposals: Mapping[str, np.ndarray],
     fit, held = halves(dissected.feeds)
     ties, groups = dissected.analysis.ties, dissected.analysis.groups
     found = consumers(dissected.graph, ties.seen, groups)
-    return judged(ties, groups, found, Material([fit], [held], "cpu", 0), steps_of(gone), proposals, veto=veto)
+    return judged(ties, groups, found, Material([fit], [held], "cpu", 0, 1), steps_of(gone), proposals, veto=veto)
 
 
 def errors(done: Rebuilt) -> dict[str, float]:

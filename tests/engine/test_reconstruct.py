@@ -46,7 +46,7 @@ def rebuilt(dissected: Dissected, gone: Mapping[str, tuple[int, ...]], on_the_wa
     fit, held = halves(dissected.feeds)
     ties, groups = dissected.analysis.ties, dissected.analysis.groups
     found = consumers(dissected.graph, ties.seen, groups)
-    return reconstruct(ties, groups, found, Material([fit], [held], "cpu", 0), steps_of(gone), on_the_way)
+    return reconstruct(ties, groups, found, Material([fit], [held], "cpu", 0, 1), steps_of(gone), on_the_way)
 
 
 def apart(dissected: Dissected, gone: Mapping[str, tuple[int, ...]], changed: Mapping[str, np.ndarray]) -> float:

@@ -22,7 +22,7 @@ from worker.engine.inputs import LayerInputs, layer_inputs
 from worker.engine.observe import batches
 from worker.engine.refit.consumers import consumers
 from worker.engine.refit.readings import new_biases, readings
-from worker.engine.refit.reconstruct import Material, Rebuilt, Unfitted, judged, most_samples, reconstruct
+from worker.engine.refit.reconstruct import Material, Rebuilt, Unfitted, judged, reconstruct
 from worker.engine.refit.walk import Refit
 from worker.engine.select import choose, in_scope
 from worker.engine.sparsify import Clues, Sparsified, sparsify
@@ -110,15 +110,16 @@ def _judge(
 
 
 def _material(subject: Subject, data: Split, stage: Stages) -> Material:
-    """The samples to walk with, as many as can be held."""
+    """The samples to walk with."""
     graph = subject.graph
     assert data.fit is not None, "reading the data has refused a request without any"
-    most = most_samples(graph, subject.analysis.ties.seen)
 
     def some(samples: Samples | None) -> list[Mapping[str, Array]]:
-        return [] if samples is None else list(batches(graph, samples.rows(0, min(samples.count, most)), stage.within))
+        return [] if samples is None else list(batches(graph, samples, stage.within))
 
-    return Material(some(data.fit), some(data.held_back), subject.device, subject.request.seed, subject.loaded.shelf)
+    count = data.fit.count + (data.held_back.count if data.held_back is not None else 0)
+    seed, shelf = subject.request.seed, subject.loaded.shelf
+    return Material(some(data.fit), some(data.held_back), subject.device, seed, count, shelf)
 
 
 def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:

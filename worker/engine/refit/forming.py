@@ -120,8 +120,11 @@ class Descent:
     """The chain over the units that stay. What descends is a step from where the weights are, in shares of the mean
     size of the weights of the same output."""
 
-    def __init__(self, chain: Forming, executor: Executor, gone: Sequence[int]) -> None:
+    def __init__(
+        self, chain: Forming, executor: Executor, gone: Sequence[int], worth: torch.Tensor | None = None
+    ) -> None:
         self.chain, self.executor = chain, executor
+        self.worth = torch.ones(()) if worth is None else worth
         self.lost = {
             axis: np.unique(index[list(gone)].ravel()) for axis, index in chain.group.sites.items() if len(gone)
         }
@@ -174,13 +177,14 @@ class Descent:
         return end.clamp_min(0.0) if self.chain.reading.tail.rectified else end
 
     def wrong(self, seen: Stretch) -> torch.Tensor:
-        return (self.end(seen) - self.passing(seen.end)).square()
+        """Of every output, as far as it is worth anything."""
+        return (self.end(seen) - self.passing(seen.end)).square() * self.worth
 
     def run(self, fit: Sequence[Stretch], generator: torch.Generator) -> None:
         """Adam, written out: torch's own loads its compiler first, which takes longer than a small job."""
         count, ways = self._samples(fit[0]), list(self.moved.values())
         means, squares = ([torch.zeros_like(way) for way in ways] for _ in range(2))
-        level = float(torch.stack([self.passing(one.end).square().mean() for one in fit]).mean())
+        level = float(torch.stack([(self.passing(one.end).square() * self.worth).mean() for one in fit]).mean())
         for step in range(1, STEPS + 1):
             batch = fit[int(torch.randint(len(fit), (1,), generator=generator))]
             if batch.alike():
@@ -227,10 +231,11 @@ def formed(
     gone: Sequence[int],
     fit: Sequence[Stretch],
     held: Sequence[Stretch],
+    worth: torch.Tensor,
     generator: torch.Generator,
 ) -> tuple[dict[str, Array], float] | None:
     """The weights as they have descended, and the error on held-back samples as a share of what it was."""
-    descent = Descent(chain, executor, gone)
+    descent = Descent(chain, executor, gone, worth)
     try:
         before = descent.error(held)
         descent.run(fit, generator)

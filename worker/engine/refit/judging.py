@@ -5,12 +5,13 @@ are kept, and for each consumer its error with the weights that stay left as the
 proposed. With `veto` a proposal is kept only where it is better.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from worker.engine.axes import Group
 from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph
 from worker.engine.refit.consumers import Consumer
@@ -20,6 +21,7 @@ from worker.engine.refit.sides import Sides
 from worker.engine.refit.unrolled import Unrolled
 from worker.engine.refit.walk import Plan, Refit, features_kept
 from worker.engine.refit.weights import judged_scale, matrix
+from worker.engine.refit.worth import worth
 
 
 def movable(reading: Consumer) -> frozenset[str]:
@@ -34,6 +36,7 @@ class Judging:
     """`student` reads zero where units are gone."""
 
     graph: Graph
+    groups: Sequence[Group]
     student: Executor
     held: Sides
     plan: Plan
@@ -54,9 +57,10 @@ class Judging:
         return Refit(reading, inputs, kept, before, after if taken else before, 0.0 if taken else None)
 
     def _linear(self, reading: Reading, own: Mapping[str, Array]) -> tuple[int, int, float, float]:
-        seen = self.held.collect(self.graph, reading, self.generator, judges=True)
+        counts = worth(self.graph, reading, self.groups, self.plan.gone)
+        seen = self.held.collect(self.graph, reading, self.generator, counts, judges=True)
         device = self.student.device
-        scale = judged_scale(reading, seen.energy).to(device)
+        scale = judged_scale(reading, seen.energy, counts).to(device)
         full = matrix(self.graph, reading)
         stays = np.zeros(full.shape[1], bool)
         stays[features_kept(reading, self.plan.gone)] = True

@@ -7,11 +7,11 @@ width, the steps as they were finally taken, what became of every reading, and w
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 
-from worker.engine import cost, surgery
-from worker.engine.arena import peak_ram_bytes
+from worker.engine import surgery
 from worker.engine.axes import Group
 from worker.engine.criteria.evidence import Step
 from worker.engine.execute import Executor
@@ -20,12 +20,11 @@ from worker.engine.refit.consumers import Consumer, consumer_of
 from worker.engine.refit.forming import forming
 from worker.engine.refit.judging import Judging, movable
 from worker.engine.refit.readings import Reading
+from worker.engine.refit.room import rooms
 from worker.engine.refit.sides import Batches, Sides, Trail
 from worker.engine.refit.walk import Plan, Refit, Refitting
 from worker.engine.shelf import IN_MEMORY, Shelf
-from worker.engine.ties import Seen, Ties
-
-LIVE_BYTES = 2 << 30  # what both models hold of all samples at once; values between readings are held batch by batch
+from worker.engine.ties import Ties
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,13 +51,8 @@ class Material:
     held: Batches
     device: str
     seed: int
+    samples: int  # of both together
     shelf: Shelf = IN_MEMORY
-
-
-def most_samples(graph: Graph, seen: Seen) -> int:
-    """How many samples teacher and student can be walked with side by side."""
-    each = peak_ram_bytes(graph, seen, cost.shapes_after(seen, {})) // (graph.fixed_batch() or 1)
-    return max(LIVE_BYTES // (2 * max(each, 1)), 1)
 
 
 def reconstruct(
@@ -77,8 +71,6 @@ def reconstruct(
     losing = {group.name: group for group in groups if group.name in lost}
     read = [one for one in active if isinstance(one, Reading)]
     chains = [chain for one in read if (chain := forming(graph, one, losing)) is not None]
-    keep = [name for one in active for name in one.taught] + [chain.reading.tail.end for chain in chains]
-    starts = [chain.start for chain in chains]
     teacher, student = Executor(graph, material.device), Executor(graph, material.device)
     own = {(one.op.index, slot) for one in readings for slot in one.slots}
     masks = {key: mask for key, mask in _masks(ties, groups, plan, material.device).items() if key not in own}
@@ -86,16 +78,15 @@ def reconstruct(
     parting = min((*first, *(index for index, _ in masks)), default=0)
 
     def sides(batches: Batches) -> Sides:
-        front = Trail(teacher, batches, keep)
-        front.until(parting)
-        return Sides(front, front.fork(student, masks, starts))
+        return Sides(Trail(teacher, ()), Trail(student, (), masks=masks), list(batches), parting)
 
     refitting = Refitting(
-        graph, student, sides(material.fit), sides(material.held or material.fit), plan,
+        graph, groups, student, sides(material.fit), sides(material.held or material.fit), plan,
         torch.Generator().manual_seed(material.seed), material.shelf,
         {chain.reading.op.index: chain for chain in chains},
     )  # fmt: skip
-    refits = tuple(refitting.step(reading) for reading in active)
+    shares = [min(1.0, room / material.samples) for room in rooms(graph, ties.seen, active)]
+    refits = tuple(refitting.step(active[place:], shares[place]) for place in range(len(active)))
     final = {name: _steps(steps, plan, name) for name, steps in taken.items()}
     return Rebuilt(refitting.changed, final, refits, tuple(_unfitted(ties, groups, lost)))
 
@@ -120,12 +111,15 @@ def judged(
     masks = _masks(ties, groups, plan, material.device)
     batches = material.held or material.fit
     keep = [name for one in active for name in one.taught]
+    share = min(1.0, min(rooms(graph, ties.seen, active), default=1) / material.samples)
+    batches = batches[: max(ceil(share * len(batches)), 1)]
     held = Sides(Trail(teacher, batches, keep), Trail(student, batches, masks=masks))
     known = {name for one in active for name in movable(one)}
     kept = {name: array for name, array in proposals.items() if name not in known}
     for name, array in kept.items():
         student.replace(name, array)
-    judging = Judging(graph, student, held, plan, proposals, veto, torch.Generator().manual_seed(material.seed), kept)
+    generator = torch.Generator().manual_seed(material.seed)
+    judging = Judging(graph, groups, student, held, plan, proposals, veto, generator, kept)
     refits = []
     for reading in active:
         refits.append(judging.step(reading))

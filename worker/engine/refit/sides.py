@@ -5,7 +5,7 @@ have been walked, the normal equations or rows of a reading, what stands at a ch
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 
 from worker.engine.execute import Executor, Held, Masks, Walk
 from worker.engine.graph import Array, Graph, Op
+from worker.engine.observe import Float
 from worker.engine.refit.forming import Forming, Stretch
 from worker.engine.refit.lanes import lane_by_lane
 from worker.engine.refit.normal import Normal, Sums
@@ -38,13 +39,6 @@ class Trail:
     def until(self, index: int) -> None:
         for walk in self.walks:
             self.executor.advance(walk, index, masks=self.masks)
-
-    def fork(self, executor: Executor, masks: Masks, keep: Iterable[str] = ()) -> "Trail":
-        """Another model over the same samples, which so far has computed the same."""
-        other = Trail(executor, (), masks=masks)
-        executor.fixed = {**self.executor.fixed, **executor.fixed}  # with what constants alone have given
-        other.walks = [executor.fork(walk, keep) for walk in self.walks]
-        return other
 
     def value(self, place: int, name: str) -> torch.Tensor:
         value: Held = self.executor.value(self.walks[place], name)
@@ -82,15 +76,33 @@ class Seen:
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Teacher and student over the same samples."""
+    """Teacher and student over the same samples. `waiting` are batches that have not set out; up to the operator
+    `parting` both models compute the same."""
 
     teacher: Trail
     student: Trail
+    waiting: list[Mapping[str, Array]] = field(default_factory=list)
+    parting: int = 0
+
+    def admit(self, batches: int, taught: Iterable[str], starts: Iterable[str]) -> None:
+        """Until so many are on their way, others set out. Named are the values of teacher and student that stay until
+        they are dropped."""
+        teacher, student = self.teacher.executor, self.student.executor
+        taught, starts = tuple(taught), tuple(starts)
+        while self.waiting and len(self.teacher.walks) < batches:
+            walk = teacher.start(self.waiting.pop(0), keep=taught)
+            teacher.advance(walk, self.parting)
+            student.fixed = {**teacher.fixed, **student.fixed}  # with what constants alone have given
+            self.student.walks.append(student.fork(walk, starts))
+            self.teacher.walks.append(walk)
 
     @torch.inference_mode()
-    def collect(self, graph: Graph, reading: Reading, generator: torch.Generator, judges: bool) -> Seen:
+    def collect(
+        self, graph: Graph, reading: Reading, generator: torch.Generator, worth: Float, *, judges: bool
+    ) -> Seen:
         """The normal equations of one reading, or the rows themselves: where a ReLU follows, where lanes are to be
-        judged, and where there are too many features; and the mean over places of the square of what is judged."""
+        judged, and where there are too many features; and the mean over places of the square of what is judged, each
+        output as far as it is worth anything."""
         rows = rows_wanted(reading)
         linear, tail = reading.linear, reading.tail
         self.student.until(reading.op.index)
@@ -104,7 +116,7 @@ class Sides:
         sign = torch.from_numpy(np.sign(tail.scale)).to(device, torch.float32).reshape(linear.blocks, 1, -1)
         wanted = reading.wide or (tail.rectified and fits if lanes is None else judges)
         kept = Rows(sign, bool(tail.bias)) if wanted else None
-        squares, count = 0.0, 0
+        squares, count, counts = 0.0, 0, torch.from_numpy(worth).to(device, torch.float32)
         for place in places:
             target = self._target(reading, place)
             x = self.student.value(place, reading.source)
@@ -122,7 +134,7 @@ class Sides:
             elif kept is not None:
                 kept.add(features, targets, (-torch.inf * sign).expand_as(targets))
             judged = self.teacher.value(place, tail.judged)
-            squares += float(judged.square().sum(dtype=torch.float64))
+            squares += float((judged.square() * counts).sum(dtype=torch.float64))
             count += judged.numel() // linear.count
         self.teacher.drop(reading.taught)
         return Seen(None if sums is None else sums.means(), kept, squares / max(count, 1))

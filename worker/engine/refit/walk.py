@@ -11,14 +11,18 @@ also repairs what went wrong before it, and an operator that reads nothing remov
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import ceil
 
 import numpy as np
 import torch
 
+from worker.engine.axes import Group
 from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph
+from worker.engine.observe import Float
 from worker.engine.refit.dual import Trial
 from worker.engine.refit.eliminate import ORDER_RIDGE, order, reader
+from worker.engine.refit.exchange import exchanged
 from worker.engine.refit.forming import Forming, formed
 from worker.engine.refit.lanes import mixed, same
 from worker.engine.refit.normal import Normal, solve
@@ -28,6 +32,7 @@ from worker.engine.refit.recurrent import Recurrence, changed
 from worker.engine.refit.sides import Sides
 from worker.engine.refit.unrolled import Unrolled
 from worker.engine.refit.weights import change, judged_scale, matrix, weighed
+from worker.engine.refit.worth import worth
 from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Points
 
@@ -41,8 +46,8 @@ Ranked = Sequence[tuple[int, float]]  # units in the order in which they go, and
 
 @dataclass(frozen=True)
 class Refit:
-    """What became of one reading. Errors are shares of the mean square of what is judged, on held-back samples; where a
-    ReLU follows, of what passes it."""
+    """What became of one reading. Errors are shares of the mean square of what is judged, on held-back samples, each
+    output as far as it is worth anything; where a ReLU follows, of what passes it."""
 
     reading: Reading | Recurrence
     inputs: int
@@ -85,6 +90,7 @@ class Refitting:
     """The walk: `fit` and `held` share the student whose weights change on the way."""
 
     graph: Graph
+    groups: Sequence[Group]
     student: Executor
     fit: Sides
     held: Sides
@@ -94,12 +100,25 @@ class Refitting:
     formings: Mapping[int, Forming] = field(default_factory=dict)  # by the index of the operator that reads
     changed: dict[str, Array] = field(default_factory=dict)
 
-    def step(self, reading: Reading | Recurrence) -> Refit:
+    def step(self, ahead: Sequence[Reading | Recurrence], share: float) -> Refit:
+        """The first of those ahead, with such a share of the samples."""
+        reading = ahead[0]
+        self._admit(ahead, share)
         if isinstance(reading, Recurrence):
             return self._recur(reading)
         refit = self._fit_wide(reading) if reading.wide else self._fit(reading)
         chain = self.formings.get(reading.op.index)
         return refit if chain is None else self._form(chain, refit)
+
+    def _admit(self, ahead: Sequence[Reading | Recurrence], share: float) -> None:
+        chains = [chain for one in ahead if (chain := self.formings.get(one.op.index)) is not None]
+        taught = [name for one in ahead for name in one.taught] + [chain.reading.tail.end for chain in chains]
+        for sides in (self.fit, self.held):
+            whole = len(sides.waiting) + len(sides.teacher.walks)
+            sides.admit(ceil(share * whole), taught, [chain.start for chain in chains])
+
+    def _worth(self, reading: Reading) -> Float:
+        return worth(self.graph, reading, self.groups, self.plan.gone)
 
     def _recur(self, reading: Recurrence) -> Refit:
         taught = reading.weights(self.graph.constants).to(self.student.device)
@@ -119,11 +138,12 @@ class Refitting:
     def _fit_wide(self, reading: Reading) -> Refit:
         """Row by row, for want of a Gram."""
         device = self.student.device
-        fit = self.fit.collect(self.graph, reading, self.generator, judges=False).rows
-        held = self.held.collect(self.graph, reading, self.generator, judges=True)
+        counts = self._worth(reading)
+        fit = self.fit.collect(self.graph, reading, self.generator, counts, judges=False).rows
+        held = self.held.collect(self.graph, reading, self.generator, counts, judges=True)
         assert fit is not None
         assert held.rows is not None
-        scale = judged_scale(reading, held.energy).to(device)
+        scale = judged_scale(reading, held.energy, counts).to(device)
         full = matrix(self.graph, reading).to(device)
         kept = torch.from_numpy(columns_kept(reading, self.plan.gone)).to(device)
         plain = torch.zeros_like(full)
@@ -140,14 +160,14 @@ class Refitting:
         return Refit(reading, full.shape[1], len(kept), before, lowest, ridge)
 
     def _fit(self, reading: Reading) -> Refit:
-        device, lanes = self.student.device, reading.lanes
-        fit = self.fit.collect(self.graph, reading, self.generator, judges=False)
-        held = self.held.collect(self.graph, reading, self.generator, judges=True)
+        device, lanes, counts = self.student.device, reading.lanes, self._worth(reading)
+        fit = self.fit.collect(self.graph, reading, self.generator, counts, judges=False)
+        held = self.held.collect(self.graph, reading, self.generator, counts, judges=True)
         normal, other = fit.normal, held.normal
         assert normal is not None
         assert other is not None
-        scale = judged_scale(reading, held.energy).to(device)
-        self._choose(reading, normal, held.energy)
+        scale = judged_scale(reading, held.energy, counts).to(device)
+        self._choose(reading, normal, held.energy, counts)
         full = matrix(self.graph, reading).to(device)
         w = full if lanes is None else same(len(full), len(lanes), normal.constant, device)
         kept = torch.from_numpy(columns_kept(reading, self.plan.gone)).to(device)
@@ -186,7 +206,8 @@ class Refitting:
         """The units that stay, as they serve this reading best; what they give the reading is computed anew."""
         reading, gone = chain.reading, self.plan.gone.get(chain.group.name, ())
         fit, held = self.fit.stretches(chain), self.held.stretches(chain)
-        found = formed(chain, self.student, gone, fit, held, self.generator) if gone else None
+        counts = torch.from_numpy(self._worth(reading)).to(self.student.device, torch.float32)
+        found = formed(chain, self.student, gone, fit, held, counts, self.generator) if gone else None
         if found is not None:
             self._change(found[0])
             between = [op for op in chain.ops if op.index < reading.op.index]
@@ -197,16 +218,17 @@ class Refitting:
             sides.student.drop([chain.start])
         return refit if found is None else replace(refit, after=refit.after * found[1])
 
-    def _choose(self, reading: Reading, normal: Normal, energy: float) -> None:
+    def _choose(self, reading: Reading, normal: Normal, energy: float, counts: Float) -> None:
         """Which units of an open group go, by the student's own Gram."""
         names = reading.units.keys() & self.plan.open.keys()
         if not names:
             return
-        w, scale = weighed(self.graph, reading, energy, self.student.device)
+        w, scale = weighed(self.graph, reading, energy, self.student.device, counts)
         if reading.lanes is not None:
             normal = replace(normal, b=normal.b @ w[:, : len(reading.lanes)])
         for name in names:
             rows = torch.from_numpy(reading.units[name]).to(w.device)
             one = reader(normal, w, rows, ORDER_RIDGE, scale)
-            self.plan.ranked[name] = order([one], len(rows), self.plan.open.pop(name))
+            found = order([one], len(rows), self.plan.open.pop(name))
+            self.plan.ranked[name] = exchanged(normal, w, rows, ORDER_RIDGE, scale, found)
             self.plan.gone[name] = tuple(sorted(unit for unit, _ in self.plan.ranked[name]))

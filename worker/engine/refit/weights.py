@@ -26,15 +26,20 @@ def matrix(graph: Graph, reading: Reading) -> torch.Tensor:
     return torch.cat([w, row], dim=1)
 
 
-def judged_scale(reading: Reading, energy: float) -> torch.Tensor:
-    """What turns a reading's outputs into what is judged, as a share of its size: (blocks, outputs)."""
+def judged_scale(reading: Reading, energy: float, worth: Float | None = None) -> torch.Tensor:
+    """What turns a reading's outputs into what is judged, as a share of its size: (blocks, outputs). `worth`: of an
+    error in each output."""
     share = reading.tail.scale / np.sqrt(max(energy, np.finfo(np.float64).tiny))
+    if worth is not None:
+        share = share * np.sqrt(worth.ravel())
     return torch.from_numpy(share).reshape(reading.linear.blocks, reading.linear.outputs)
 
 
-def weighed(graph: Graph, reading: Reading, energy: float, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+def weighed(
+    graph: Graph, reading: Reading, energy: float, device: str, worth: Float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Weights of features or lanes and the scale of their outputs, so that squares are shares of what is judged."""
-    w, scale = matrix(graph, reading).to(device), judged_scale(reading, energy).to(device)
+    w, scale = matrix(graph, reading).to(device), judged_scale(reading, energy, worth).to(device)
     if reading.lanes is None:
         return w, scale
     w = root(reading.lanes, w, scale, bool(reading.tail.bias))
