@@ -53,7 +53,14 @@ def test_the_model_that_is_left_comes_closer(mlp: Dissected, monkeypatch: pytest
     assert with_it < 0.98 * without
 
 
-@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, nets.matmul_mlp])
+def swish() -> onnx.ModelProto:
+    """An activation whose ways part and meet again."""
+    nodes = [nets.gemm("fc1", "x", "a"), nets.Node("Sigmoid", ["a"], "s"), nets.Node("Mul", ["a", "s"], "h")]
+    weights = {**nets.layer("fc1", 16, 12), **nets.layer("fc2", 5, 16)}
+    return nets.model([*nodes, nets.gemm("fc2", "h", "y")], weights, {"x": ("n", 12)}, ["y"])
+
+
+@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, nets.matmul_mlp, swish])
 def test_the_chain_computes_what_the_model_does(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
     dissected = dissect(build(), tmp_path, samples=50)
     found = chains(dissected)
@@ -121,6 +128,12 @@ def test_what_a_descent_gives_is_judged_on_other_samples(mlp: Dissected) -> None
     alike, random = torch.ones(()), torch.Generator().manual_seed(0)
     assert formed(chain, executor, (0,), [wanted], [wanted], alike, random) is not None
     assert formed(chain, executor, (0,), [wanted], [against], alike, random) is None
+
+
+def test_an_activation_that_parts_and_meets_again_is_no_hindrance(tmp_path: Path) -> None:
+    found = dissect(swish(), tmp_path, samples=400)
+    gone = {"fc1": tuple(range(8))}
+    assert not np.array_equal(found.graph.constants["fc1.weight"], rebuilt(found, gone).changed["fc1.weight"])
 
 
 NOT_FORMED: Mapping[str, Callable[[], onnx.ModelProto]] = {

@@ -2,7 +2,7 @@
 
 In: a reading, the group that it reads, what both models hold there. Out: constants that have changed and how the error
 on held-back samples compares; nothing where it has not become less. Left out: units that several operators make or
-read, and what does not stand in single file from their making to their reading.
+read, and what anybody else reads, or feeds, between their making and their reading.
 
 Least squares finds the best weights on the units that are left; here these become the units of the smaller network.
 Few steps are taken, gently: with more of them the error of the layer still falls on held-back samples, and the model
@@ -46,8 +46,9 @@ BETWEEN = frozenset({
 
 @dataclass(frozen=True, eq=False)
 class Forming:
-    """`ops` stand in single file, from what makes the units to the end of the reading's tail. `start` is what the first
-    of them reads, `weights` descend with their `biases`; each weight with the axis of its outputs."""
+    """`ops` lead from what makes the units to the end of the reading's tail, in order; on the way they may part and
+    meet again, as in x times its sigmoid. `start` is what the first of them reads, `weights` descend with their
+    `biases`; each weight with the axis of its outputs."""
 
     reading: Reading
     group: Group
@@ -64,7 +65,7 @@ def forming(graph: Graph, reading: Reading, groups: Mapping[str, Group]) -> Form
     group = groups.get(next(iter(reading.units)))
     if group is None or len(group.consumers) != 1 or len(group.producers) != 1:
         return None
-    ops = _single_file(graph, group.producers[0].op, reading)
+    ops = _between(graph, group.producers[0].op, reading)
     if not ops:
         return None
     makes, reads = group.producers[0], group.consumers[0]
@@ -80,24 +81,41 @@ def forming(graph: Graph, reading: Reading, groups: Mapping[str, Group]) -> Form
     return Forming(reading, group, ops, ops[0].inputs[0], axes, tuple(biases))
 
 
-def _single_file(graph: Graph, first: Op, reading: Reading) -> tuple[Op, ...]:
-    """From the maker of units to the end of the reading's tail; nothing where anybody else reads what is between."""
-    outputs = {port.name for port in graph.outputs}
-    ops, name = [first], first.outputs[0]
-    while name != reading.tail.end or reading.op not in ops:
-        readers = graph.readers.get(name, ())
-        if len(readers) != 1 or name in outputs or len(ops) == MOST_OPS:
+def _between(graph: Graph, first: Op, reading: Reading) -> tuple[Op, ...]:
+    """From the maker of units to the end of the reading's tail; nothing where anybody else reads what is between, or
+    anything else comes in."""
+    ops, inside = _downstream(graph, first, reading.tail.end)
+    if reading.op not in ops or reading.tail.end not in inside or len(ops) > MOST_OPS:
+        return ()
+    own, outputs = {op.index for op in ops}, {port.name for port in graph.outputs}
+    for op in ops:
+        if any(one not in inside and one not in graph.constants for one in _others(op, first, reading)):
             return ()
-        op = readers[0]
-        own = [one for one in op.inputs if one and one not in graph.constants and one != name]
-        if not op.outputs or (own and not set(own) <= set(reading.tail.addends)) or op.inputs.count(name) != 1:
+    for name in inside - {reading.tail.end}:
+        if name in outputs or any(one.index not in own for one in graph.readers.get(name, ())):
             return ()
-        ops.append(op)
-        name = op.outputs[0]
     before = ops[: ops.index(reading.op) + 1]
     plain = all(op.key in BETWEEN and op.integer("group", 1) == 1 and op.opset >= OLDEST for op in before)
     makers = all(op.key in MAKERS and op.inputs[0] not in graph.constants for op in (first, reading.op))
     return tuple(ops) if plain and makers else ()
+
+
+def _downstream(graph: Graph, first: Op, end: str) -> tuple[list[Op], set[str]]:
+    """The operators that what the first one gives reaches, up to the one that gives the end; and all that they give."""
+    ops, inside = [first], {name for name in first.outputs if name}
+    for op in graph.ops[first.index + 1 :]:
+        if end in inside or len(ops) > MOST_OPS:
+            break
+        if inside & {*op.inputs, *op.captures}:
+            ops.append(op)
+            inside |= {name for name in op.outputs if name}
+    return ops, inside
+
+
+def _others(op: Op, first: Op, reading: Reading) -> list[str]:
+    """What an operator reads, but for where all begins and what is known to be added at the end."""
+    known = {first.inputs[0]} if op is first else set(reading.tail.addends)
+    return [name for name in op.inputs if name and name not in known]
 
 
 @dataclass(frozen=True, eq=False)
