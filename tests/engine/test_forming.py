@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -15,9 +16,15 @@ from tests.engine.test_reconstruct import apart, rebuilt
 from worker.engine.execute import Executor
 from worker.engine.refit import forming as module
 from worker.engine.refit.forming import Descent, Forming, Stretch, formed, forming
-from worker.engine.refit.readings import readings
+from worker.engine.refit.readings import Reading, readings
+from worker.engine.surgery import indices_gone
+from worker.engine.ties import Axis, Points
 
 GONE = {"fc1": (0, 1, 2, 3, 4, 5)}
+
+
+def lost(dissected: Dissected, gone: Mapping[str, tuple[int, ...]]) -> dict[Axis, Points]:
+    return indices_gone(dissected.analysis.groups, gone)
 
 
 def chains(dissected: Dissected) -> dict[str, Forming]:
@@ -67,7 +74,7 @@ def test_the_chain_computes_what_the_model_does(build: Callable[[], onnx.ModelPr
     assert found
     for chain in found.values():
         seen = stretch(dissected, chain)
-        descent = Descent(chain, Executor(dissected.graph), ())
+        descent = Descent(chain, Executor(dissected.graph), {})
         torch.testing.assert_close(descent.end(seen).detach(), descent.passing(seen.end))
 
 
@@ -79,9 +86,9 @@ def test_without_some_units_it_is_the_masked_model(mlp: Dissected) -> None:
     zeroed = np.moveaxis(mlp.graph.constants[reads.weight].copy(), reads.weight_axis, 0)
     zeroed[list(GONE["fc1"])] = 0.0
     executor.replace(reads.weight, np.moveaxis(zeroed, 0, reads.weight_axis))
-    whole, part = (Descent(chain, executor, gone).end(seen) for gone in ((), GONE["fc1"]))
+    whole, part = (Descent(chain, executor, gone).end(seen) for gone in ({}, lost(mlp, GONE)))
     torch.testing.assert_close(whole, part)
-    assert not torch.allclose(part, Descent(chain, Executor(mlp.graph), ()).end(seen))
+    assert not torch.allclose(part, Descent(chain, Executor(mlp.graph), {}).end(seen))
 
 
 def test_what_goes_keeps_every_bit(mlp: Dissected) -> None:
@@ -115,7 +122,7 @@ def test_rates_follow_the_weights_of_an_output(mlp: Dissected) -> None:
     assert 0 == axis
     factors[3] = 10.0
     scaled.replace(name, mlp.graph.constants[name] * factors)
-    sizes = [Descent(chain, one, ()).sizes[name].flatten() for one in (plain, scaled)]
+    sizes = [Descent(chain, one, {}).sizes[name].flatten() for one in (plain, scaled)]
     torch.testing.assert_close(sizes[1] / sizes[0], torch.from_numpy(factors).flatten())
 
 
@@ -125,9 +132,39 @@ def test_what_a_descent_gives_is_judged_on_other_samples(mlp: Dissected) -> None
     seen, executor = stretch(mlp, chain), Executor(mlp.graph)
     wanted = replace(seen, end=1.2 * seen.end)
     against = replace(seen, end=0.8 * seen.end)
-    alike, random = torch.ones(()), torch.Generator().manual_seed(0)
-    assert formed(chain, executor, (0,), [wanted], [wanted], alike, random) is not None
-    assert formed(chain, executor, (0,), [wanted], [against], alike, random) is None
+    alike, random = torch.ones(chain.reading.linear.spread), torch.Generator().manual_seed(0)
+    gone = lost(mlp, {"fc1": (0,)})
+    assert formed(chain, executor, gone, [wanted], [wanted], alike, random) is not None
+    assert formed(chain, executor, gone, [wanted], [against], alike, random) is None
+
+
+def test_what_will_be_cut_away_teaches_nothing(mlp: Dissected) -> None:
+    """The second layer makes units of its own from units of which half go: the weights on these stay zeros."""
+    gone = {**GONE, "fc2": (0, 1)}
+    changed = rebuilt(mlp, gone).changed
+    weight, made = changed["fc2.weight"], mlp.graph.constants["fc2.weight"]
+    stays = np.setdiff1d(np.arange(len(weight)), gone["fc2"])
+    assert not weight[np.ix_(stays, gone["fc1"])].any()
+    assert not np.array_equal(weight[stays], made[stays])
+
+
+@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, swish])
+def test_what_the_walk_says_is_what_the_cut_model_does(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
+    """The error of the last layer on held-back samples is that of the model's outputs there."""
+    dissected = dissect(build(), tmp_path, samples=400)
+    gone = dissected.random_half()
+    done = rebuilt(dissected, gone)
+    last = done.refits[-1]
+    assert isinstance(last.reading, Reading)
+    assert dissected.graph.outputs[0].name == last.reading.tail.end
+    assert last.after == pytest.approx(apart(dissected, gone, done.changed), rel=0.02)
+
+
+def test_a_descent_that_uses_what_goes_is_found_out(mlp: Dissected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.engine.refit.walk.surgery", SimpleNamespace(indices_gone=lambda *_: {}))
+    gone = mlp.random_half()
+    done = rebuilt(mlp, gone)
+    assert done.refits[-1].after != pytest.approx(apart(mlp, gone, done.changed), rel=0.02)
 
 
 def test_an_activation_that_parts_and_meets_again_is_no_hindrance(tmp_path: Path) -> None:

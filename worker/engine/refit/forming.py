@@ -5,9 +5,9 @@ on held-back samples compares; nothing where it has not become less. Left out: u
 read, and what anybody else reads, or feeds, between their making and their reading.
 
 Least squares finds the best weights on the units that are left; here these become the units of the smaller network.
-Few steps are taken, gently: with more of them the error of the layer still falls on held-back samples, and the model
-comes out worse. The rate of a weight is relative to the weights of its output, so that it does not matter whether a
-normalisation has been written into them.
+Whatever goes, of any group, is out of the descent: weights must not learn to use what will be cut away. The rate of a
+weight is relative to the weights of its output, so that it does not matter whether a normalisation has been written
+into them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,9 @@ from worker.engine.graph import Array, Graph, Op
 from worker.engine.ops import RULES
 from worker.engine.ops.rule import NoTorchForm
 from worker.engine.refit.readings import Reading
+from worker.engine.ties import Axis, Points
 
-STEPS = 40
+STEPS, STEPS_OF_CONVOLUTIONS = 120, 60  # of these each takes several times as long
 WARM_UP = 5
 MEMORY = 0.9, 0.95  # of slopes and of their squares
 RATE = 0.02
@@ -135,17 +136,15 @@ class Stretch:
 
 
 class Descent:
-    """The chain over the units that stay. What descends is a step from where the weights are, in shares of the mean
-    size of the weights of the same output."""
+    """The chain over all that stays, of whatever group: what it reads, makes and gives. What descends is a step from
+    where the weights are, in shares of the mean size of the weights of the same output. `lost`: the indices that go;
+    `worth`: of an error in each output."""
 
     def __init__(
-        self, chain: Forming, executor: Executor, gone: Sequence[int], worth: torch.Tensor | None = None
+        self, chain: Forming, executor: Executor, lost: Mapping[Axis, Points], worth: torch.Tensor | None = None
     ) -> None:
-        self.chain, self.executor = chain, executor
-        self.worth = torch.ones(()) if worth is None else worth
-        self.lost = {
-            axis: np.unique(index[list(gone)].ravel()) for axis, index in chain.group.sites.items() if len(gone)
-        }
+        self.chain, self.executor, self.lost = chain, executor, lost
+        self.worth = torch.ones(()) if worth is None else self._kept(chain.reading.tail.end, worth)
         names = {name for op in chain.ops for name in op.inputs if name in executor.graph.constants}
         self.held = {name: self._kept(name, executor.fixed[name]) for name in names}
         self.offsets = {
@@ -185,7 +184,8 @@ class Descent:
 
     def end(self, seen: Stretch) -> torch.Tensor:
         """What the chain gives, as far as it passes a ReLU that follows."""
-        live = {**self.held, **self.now(), **seen.addends, self.chain.start: seen.start}
+        read = {**seen.addends, self.chain.start: seen.start}
+        live = {**self.held, **self.now(), **{name: self._kept(name, value) for name, value in read.items()}}
         for op in self.chain.ops:
             (value, *_) = RULES[op.key].compute(op, [live[name] if name else None for name in op.inputs])
             live[op.outputs[0]] = value + self.offsets[op.outputs[0]] if op.outputs[0] in self.offsets else value
@@ -195,21 +195,26 @@ class Descent:
         return end.clamp_min(0.0) if self.chain.reading.tail.rectified else end
 
     def wrong(self, seen: Stretch) -> torch.Tensor:
-        """Of every output, as far as it is worth anything."""
-        return (self.end(seen) - self.passing(seen.end)).square() * self.worth
+        """Of every output that stays, as far as it is worth anything."""
+        return (self.end(seen) - self._taught(seen)).square() * self.worth
+
+    def _taught(self, seen: Stretch) -> torch.Tensor:
+        return self.passing(self._kept(self.chain.reading.tail.end, seen.end))
 
     def run(self, fit: Sequence[Stretch], generator: torch.Generator) -> None:
         """Adam, written out: torch's own loads its compiler first, which takes longer than a small job."""
         count, ways = self._samples(fit[0]), list(self.moved.values())
         means, squares = ([torch.zeros_like(way) for way in ways] for _ in range(2))
-        level = float(torch.stack([(self.passing(one.end).square() * self.worth).mean() for one in fit]).mean())
-        for step in range(1, STEPS + 1):
+        level = float(torch.stack([(self._taught(one).square() * self.worth).mean() for one in fit]).mean())
+        convolves = any(op.key == "Conv" for op in self.chain.ops)
+        steps = min(STEPS, STEPS_OF_CONVOLUTIONS) if convolves else STEPS
+        for step in range(1, steps + 1):
             batch = fit[int(torch.randint(len(fit), (1,), generator=generator))]
             if batch.alike():
                 batch = batch.some(torch.randperm(len(batch.end), generator=generator)[:count])
             with torch.enable_grad():
                 slopes = torch.autograd.grad(self.wrong(batch).mean() / max(level, TINY), ways)
-            rate = RATE * min(1.0, step / WARM_UP) * (1 + cos(pi * (step - 1) / STEPS)) / 2
+            rate = RATE * min(1.0, step / WARM_UP) * (1 + cos(pi * (step - 1) / steps)) / 2
             for way, slope, mean, square in zip(ways, slopes, means, squares, strict=True):
                 mean.lerp_(slope, 1 - MEMORY[0])
                 square.lerp_(slope.square(), 1 - MEMORY[1])
@@ -246,14 +251,14 @@ class Descent:
 def formed(
     chain: Forming,
     executor: Executor,
-    gone: Sequence[int],
+    lost: Mapping[Axis, Points],
     fit: Sequence[Stretch],
     held: Sequence[Stretch],
     worth: torch.Tensor,
     generator: torch.Generator,
 ) -> tuple[dict[str, Array], float] | None:
     """The weights as they have descended, and the error on held-back samples as a share of what it was."""
-    descent = Descent(chain, executor, gone, worth)
+    descent = Descent(chain, executor, lost, worth)
     try:
         before = descent.error(held)
         descent.run(fit, generator)

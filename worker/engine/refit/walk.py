@@ -16,6 +16,7 @@ from math import ceil
 import numpy as np
 import torch
 
+from worker.engine import surgery
 from worker.engine.axes import Group
 from worker.engine.execute import Executor
 from worker.engine.graph import Array, Graph
@@ -36,7 +37,7 @@ from worker.engine.refit.worth import worth
 from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Points
 
-RECTIFIED_STEPS = 6
+RECTIFIED_STEPS = 2
 WIDE_RIDGES, WIDE_STEPS = (1e-4, 1e-2, 1e-1, 1.0), 2  # of what is fitted row by row each costs more
 WORTH_A_BIAS = 0.98  # of the error: a bias that the model does not have is added for no less
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -207,7 +208,8 @@ class Refitting:
         reading, gone = chain.reading, self.plan.gone.get(chain.group.name, ())
         fit, held = self.fit.stretches(chain), self.held.stretches(chain)
         counts = torch.from_numpy(self._worth(reading)).to(self.student.device, torch.float32)
-        found = formed(chain, self.student, gone, fit, held, counts, self.generator) if gone else None
+        lost = surgery.indices_gone(self.groups, self.plan.gone)
+        found = formed(chain, self.student, lost, fit, held, counts, self.generator) if gone else None
         if found is not None:
             self._change(found[0])
             between = [op for op in chain.ops if op.index < reading.op.index]
