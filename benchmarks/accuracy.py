@@ -75,12 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--part", choices=PARTS, help="one alone")
     parser.add_argument("--quick", action="store_true", help="fewer test samples, networks and ways; short training")
     parser.add_argument("--only", default="", help="of `prune`: only networks whose name holds this")
+    parser.add_argument("--ours", action="store_true", help="of `prune`: only `obs` with `reconstruct`")
     options = parser.parse_args(argv)
     if options.part is None:
         return max(_alone(name, options.quick) for name in PARTS)
     folder = Path(os.environ.get("ESPALIER_DATA") or "../shared/data")
     with tempfile.TemporaryDirectory() as work:
-        part = partial(pruned, only=options.only) if options.part == "prune" else PARTS[options.part]
+        part = partial(pruned, only=options.only, ours=options.ours) if options.part == "prune" else PARTS[options.part]
         missed = list(part(folder, options.quick, Path(work)))
     for claim in missed:
         print(f"MISSED: {claim}")
@@ -97,20 +98,20 @@ def _alone(part: str, quick: bool) -> int:
     return code
 
 
-def pruned(folder: Path, quick: bool, work: Path, only: str = "") -> Iterator[str]:
+def pruned(folder: Path, quick: bool, work: Path, only: str = "", ours: bool = False) -> Iterator[str]:
     """Every row, every way."""
     for row in ROWS:
-        if only in row.model and not _row(row, folder, quick, work):
+        if only in row.model and not _row(row, folder, quick, work, WAYS[:1] if quick or ours else WAYS):
             yield f"{row.model} {row.amount}: more than {row.goal:g} points lost, or a layer worse than it was left"
 
 
-def _row(row: Row, folder: Path, quick: bool, work: Path) -> bool:
+def _row(row: Row, folder: Path, quick: bool, work: Path, ways: Sequence[tuple[str, str]]) -> bool:
     """Prints the ways of one row; whether the goal is met."""
     given = material(folder, row.data, row.model, 2_000 if quick else None, work)
     print(f"\n{row.model}, {row.amount}; {given.words}", flush=True)
     print(f"{'':28} {'MACs':>6} {'params':>7} {'before':>7} {'after':>7} {'lost':>6} {'seconds':>8} {'CPU s':>6}")
     met = True
-    for criterion, compensation in WAYS[:1] if quick else WAYS:
+    for criterion, compensation in ways:
         way = {"criterion": {"name": criterion}, "compensation": compensation, "amount": row.amount}
         done = job(folder / row.model, given, way, work)
         _print(f"{criterion}, {compensation}", done)

@@ -23,7 +23,7 @@ class Distill(Strict):
         le=1,
         description="Of Adam, at its highest, as a share of each weight tensor's own size (its root mean square).",
     )
-    batch: int = Field(default=64, ge=1, le=65_536, description="Samples in a step.")
+    batch: int = Field(default=32, ge=1, le=65_536, description="Samples in a step.")
     features: float = Field(
         default=1.0,
         ge=0,

@@ -83,7 +83,7 @@ def test_a_student_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
 OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "epochs": ({}, {"epochs": 3}),
     "learning_rate": ({}, {"learning_rate": 0.003}),
-    "batch": ({}, {"batch": 32}),
+    "batch": ({}, {"batch": 64}),
     "augment": ({}, {"augment": "shift"}),
     "features": ({}, {"features": 0.0}),
     "seconds": ({}, {}),  # below, with a clock

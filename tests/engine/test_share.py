@@ -1,11 +1,13 @@
 """A budget is met at the least cost, whatever the savings depend on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
 
 import numpy as np
 import pytest
 
+from worker.engine import share as module
 from worker.engine.share import hull, share_out
 
 
@@ -37,6 +39,41 @@ def test_close_to_the_best_of_all_ways(share: float) -> None:
     best = min(map(total, ways))
     assert total(lost) <= 1.35 * best
     assert max(map(total, ways)) > 1.35 * best or share < 0.3
+
+
+def problems() -> Iterator[tuple[dict[str, list[float]], float, float]]:
+    """Costs, a budget, and the least that any way to meet it costs."""
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        costs = {"a": list(rng.uniform(0, 1, 7)), "b": list(rng.uniform(0, 1, 5))}
+        if number % 2:  # rising, as those of elimination mostly are
+            costs = {name: sorted(some) for name, some in costs.items()}
+        budget = rng.uniform(0.2, 0.95) * spent({})
+        ways = [{"a": a, "b": b} for a, b in product(range(8), range(6)) if spent({"a": a, "b": b}) <= budget]
+        yield costs, budget, min(total(costs, way) for way in ways)
+
+
+def over(budget: float, lost: Mapping[str, int]) -> float:
+    return max(spent(lost) - budget, 0.0)
+
+
+def total(costs: Mapping[str, Sequence[float]], lost: Mapping[str, int]) -> float:
+    return float(sum(sum(costs[name][:count]) for name, count in lost.items()))
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_exchanges_find_the_best_where_the_greedy_way_misses_it(clipped: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`clipped`: what is spent is only said beyond the budget, as the engine's budgets do."""
+    missed = {0: 0, module.LOOKS: 0}
+    for looks in missed:
+        monkeypatch.setattr(module, "LOOKS", looks)
+        for costs, budget, least in problems():
+            beyond = partial(over, budget)
+            lost = share_out(costs, beyond, 0.0) if clipped else share_out(costs, spent, budget)
+            assert spent(lost) <= budget
+            missed[looks] += total(costs, lost) > least + 1e-9
+    assert missed[0] > 20
+    assert 0 == missed[max(missed)]
 
 
 def test_the_expensive_group_is_left_alone() -> None:

@@ -52,12 +52,14 @@ class _Standing:
     gone: list[int]
 
     def __post_init__(self) -> None:
-        stays = torch.ones(self.h.shape[1], dtype=torch.bool)
+        device, width = self.h.device, self.h.shape[1]
+        stays = torch.ones(width, dtype=torch.bool, device=device)
         stays[self.rows[self.gone].ravel()] = False
         self.left = torch.nonzero(stays).ravel()
-        place = torch.full((self.h.shape[1],), -1)
-        place[self.left] = torch.arange(len(self.left))
-        self.staying = [unit for unit in range(len(self.rows)) if unit not in set(self.gone)]
+        place = torch.full((width,), -1, device=device)
+        place[self.left] = torch.arange(len(self.left), device=device)
+        gone = set(self.gone)
+        self.staying = [unit for unit in range(len(self.rows)) if unit not in gone]
         self.own = place[self.rows[self.staying]]  # (units that stay, features of each), among those left
         self.p = spd_inverse(self.h[:, self.left][:, :, self.left])
         self.w = self.p @ self.b[:, self.left]
