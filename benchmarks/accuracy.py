@@ -74,14 +74,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=PARTS, help="one alone")
     parser.add_argument("--quick", action="store_true", help="fewer test samples, networks and ways; short training")
-    parser.add_argument("--only", default="", help="of `prune`: only networks whose name holds this")
+    parser.add_argument("--only", default="", help="of `prune` and `distill`: only networks with this in their names")
     parser.add_argument("--ours", action="store_true", help="of `prune`: only `obs` with `reconstruct`")
     options = parser.parse_args(argv)
     if options.part is None:
         return max(_alone(name, options.quick) for name in PARTS)
     folder = Path(os.environ.get("ESPALIER_DATA") or "../shared/data")
     with tempfile.TemporaryDirectory() as work:
-        part = partial(pruned, only=options.only, ours=options.ours) if options.part == "prune" else PARTS[options.part]
+        part = PARTS[options.part]
+        if options.part == "prune":
+            part = partial(pruned, only=options.only, ours=options.ours)
+        elif options.part == "distill":
+            part = partial(distilled, only=options.only)
         missed = list(part(folder, options.quick, Path(work)))
     for claim in missed:
         print(f"MISSED: {claim}")

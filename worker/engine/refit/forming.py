@@ -26,12 +26,12 @@ from worker.engine.ops.rule import NoTorchForm
 from worker.engine.refit.readings import Reading
 from worker.engine.ties import Axis, Points
 
-STEPS, STEPS_OF_CONVOLUTIONS = 120, 60  # of these each takes several times as long
+STEPS = 120
 WARM_UP = 5
 MEMORY = 0.9, 0.95  # of slopes and of their squares
 RATE = 0.02
 ROWS = 16384  # places of each step, in as many samples as that takes
-FEWEST, MOST = 8, 64  # samples of each step, where these have places enough
+FEWEST, MOST = 8, 24  # samples of each step, where these have places enough
 FEWEST_ROWS = 1024
 MOST_WEIGHTS = 1 << 22  # that move: four copies of them are held
 MOST_OPS = 16
@@ -206,15 +206,13 @@ class Descent:
         count, ways = self._samples(fit[0]), list(self.moved.values())
         means, squares = ([torch.zeros_like(way) for way in ways] for _ in range(2))
         level = float(torch.stack([(self._taught(one).square() * self.worth).mean() for one in fit]).mean())
-        convolves = any(op.key == "Conv" for op in self.chain.ops)
-        steps = min(STEPS, STEPS_OF_CONVOLUTIONS) if convolves else STEPS
-        for step in range(1, steps + 1):
+        for step in range(1, STEPS + 1):
             batch = fit[int(torch.randint(len(fit), (1,), generator=generator))]
             if batch.alike():
                 batch = batch.some(torch.randperm(len(batch.end), generator=generator)[:count])
             with torch.enable_grad():
                 slopes = torch.autograd.grad(self.wrong(batch).mean() / max(level, TINY), ways)
-            rate = RATE * min(1.0, step / WARM_UP) * (1 + cos(pi * (step - 1) / steps)) / 2
+            rate = RATE * min(1.0, step / WARM_UP) * (1 + cos(pi * (step - 1) / STEPS)) / 2
             for way, slope, mean, square in zip(ways, slopes, means, squares, strict=True):
                 mean.lerp_(slope, 1 - MEMORY[0])
                 square.lerp_(slope.square(), 1 - MEMORY[1])
