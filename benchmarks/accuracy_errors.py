@@ -3,10 +3,11 @@ accuracy benchmark.
 
 Half of the units of every group go, at random, from networks of all kinds with seeded weights, and the weakest units
 of every group from real ones. Each compensation walks its own way; errors are mean squares, as shares of what the
-uploaded model gives there, on samples that were not fitted on. In: ESPALIER_DATA (default ../shared/data) for the real
-ones. Out: tables. Missed: a consumer of a real network is worse off projected than with nothing, or fitted than
-projected; either happens to any consumer that is given the same to read; or the outputs of a fitted network are worse
-than those of one left alone.
+uploaded model gives there, on samples that were not fitted on. A fitted consumer is judged when its own turn has come:
+one that makes units may afterwards be formed anew for whoever reads these, and then it is that one's error that tells.
+In: ESPALIER_DATA (default ../shared/data) for the real ones. Out: tables. Missed: a consumer of a real network is worse
+off projected than with nothing, or fitted than projected; either happens to any consumer that is given the same to
+read; or the outputs of a fitted network are worse than those of one left alone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -137,10 +138,9 @@ def _compared(
     projected = judged(ties, groups, found, samples, taken, proposals, veto=True)
     rebuilt = reconstruct(ties, groups, found, samples, taken, chosen_on_the_way=False)
     changed = dict(zip(WAYS, ({}, projected.changed, rebuilt.changed), strict=True))
-    ways = {}
-    for way, arrays in changed.items():
-        walked = judged(ties, groups, found, samples, taken, arrays, veto=False)
-        ways[way] = {one.reading.op.name: one.after for one in walked.refits}
+    untouched = judged(ties, groups, found, samples, taken, {}, veto=False)
+    walked = dict(zip(WAYS, (untouched, projected, rebuilt), strict=True))
+    ways = {way: {one.reading.op.name: one.after for one in done.refits} for way, done in walked.items()}
     return Compared(
         ways,
         [(one.before, one.after) for one in projected.refits],

@@ -113,6 +113,20 @@ def test_a_descent_that_overshoots_is_dropped(mlp: Dissected, monkeypatch: pytes
     assert all(one.after <= one.before for one in done.refits)
 
 
+def test_the_best_on_the_way_stays(mlp: Dissected, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the samples want that are held back lies on the way to what the others want: not at its end."""
+    monkeypatch.setattr(module, "LOOKS", 100)
+    chain = next(iter(chains(mlp).values()))
+    seen, executor = stretch(mlp, chain), Executor(mlp.graph)
+    wanted, between = replace(seen, end=1.5 * seen.end), replace(seen, end=1.1 * seen.end)
+    descent, random = Descent(chain, executor, lost(mlp, {"fc1": (0,)})), torch.Generator().manual_seed(0)
+    before, after = descent.run([wanted], [between], random)
+    assert descent.error([between]) == after < before < descent.error([wanted])
+    for _ in descent._descending([wanted], module.STEPS, random):
+        pass
+    assert descent.error([between]) > before
+
+
 def test_rates_follow_the_weights_of_an_output(mlp: Dissected) -> None:
     """Each output moves by a share of its own weights: one written ten times larger moves ten times as far."""
     chain = next(iter(chains(mlp).values()))

@@ -37,10 +37,11 @@ def projected(dissected: Dissected, gone: Gone) -> dict[str, np.ndarray]:
 
 
 def rows(dissected: Dissected, gone: Gone) -> list[tuple[float, float, float]]:
-    """For each consumer its error with nothing handed over, projected, and fitted."""
+    """For each consumer its error with nothing handed over, projected, and fitted. A fitted one is judged when its own
+    turn has come: one that makes units may afterwards be formed anew for whoever reads these."""
     kept = judge(dissected, gone, projected(dissected, gone), veto=True)
-    three = ({}, kept.changed, rebuilt(dissected, gone).changed)
-    none, project, fit = (errors(judge(dissected, gone, one, veto=False)) for one in three)
+    none, project = (errors(judge(dissected, gone, one, veto=False)) for one in ({}, kept.changed))
+    fit = errors(rebuilt(dissected, gone))
     assert none.keys() == project.keys() == fit.keys()
     return [(none[name], project[name], fit[name]) for name in none]
 

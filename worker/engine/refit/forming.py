@@ -10,7 +10,7 @@ weight is relative to the weights of its output, so that it does not matter whet
 into them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -26,7 +26,9 @@ from worker.engine.ops.rule import NoTorchForm
 from worker.engine.refit.readings import Reading
 from worker.engine.ties import Axis, Points
 
-STEPS = 60  # with more the model still gets better, and layers that make units serve their own target less
+STEPS = 100
+OF_SAMPLES = 4  # times as many steps where each sample is one place, and a step is little work
+LOOKS = 5  # on the way: held-back samples say which weights were the best
 WARM_UP = 5
 MEMORY = 0.9, 0.95  # of slopes and of their squares
 RATE = 0.02
@@ -201,27 +203,47 @@ class Descent:
     def _taught(self, seen: Stretch) -> torch.Tensor:
         return self.passing(self._kept(self.chain.reading.tail.end, seen.end))
 
-    def run(self, fit: Sequence[Stretch], generator: torch.Generator) -> None:
+    def run(self, fit: Sequence[Stretch], held: Sequence[Stretch], generator: torch.Generator) -> tuple[float, float]:
+        """The error on held-back samples before and after: of all the weights looked at, the best stay."""
+        before = lowest = self.error(held)
+        best = self._ways()
+        steps = STEPS * (OF_SAMPLES if self._places(fit[0]) == 1 else 1)
+        for step in self._descending(fit, steps, generator):
+            if step % max(steps // LOOKS, 1) == 0 and (found := self.error(held)) < lowest:
+                best, lowest = self._ways(), found
+        for name, way in best.items():
+            self.moved[name].detach().copy_(way)
+        return before, lowest
+
+    def _ways(self) -> dict[str, torch.Tensor]:
+        return {name: way.detach().clone() for name, way in self.moved.items()}
+
+    def _descending(self, fit: Sequence[Stretch], steps: int, generator: torch.Generator) -> Iterator[int]:
         """Adam, written out: torch's own loads its compiler first, which takes longer than a small job."""
         count, ways = self._samples(fit[0]), list(self.moved.values())
         means, squares = ([torch.zeros_like(way) for way in ways] for _ in range(2))
         level = float(torch.stack([(self._taught(one).square() * self.worth).mean() for one in fit]).mean())
-        for step in range(1, STEPS + 1):
+        for step in range(1, steps + 1):
             batch = fit[int(torch.randint(len(fit), (1,), generator=generator))]
             if batch.alike():
                 batch = batch.some(torch.randperm(len(batch.end), generator=generator)[:count])
             with torch.enable_grad():
                 slopes = torch.autograd.grad(self.wrong(batch).mean() / max(level, TINY), ways)
-            rate = RATE * min(1.0, step / WARM_UP) * (1 + cos(pi * (step - 1) / STEPS)) / 2
+            rate = RATE * min(1.0, step / WARM_UP) * (1 + cos(pi * (step - 1) / steps)) / 2
             for way, slope, mean, square in zip(ways, slopes, means, squares, strict=True):
                 mean.lerp_(slope, 1 - MEMORY[0])
                 square.lerp_(slope.square(), 1 - MEMORY[1])
                 length = (square / (1 - MEMORY[1] ** step)).sqrt() + TINY
                 way.detach().sub_(rate / (1 - MEMORY[0] ** step) * mean / length)
+            yield step
+
+    def _places(self, batch: Stretch) -> int:
+        """Of each sample."""
+        return max(batch.end.numel() // max(len(batch.end), 1) // max(self.chain.reading.linear.outputs, 1), 1)
 
     def _samples(self, batch: Stretch) -> int:
-        places = batch.end.numel() // max(len(batch.end), 1) // max(self.chain.reading.linear.outputs, 1)
-        return max(min(ROWS // max(places, 1), MOST), FEWEST_ROWS // max(places, 1), FEWEST)
+        places = self._places(batch)
+        return max(min(ROWS // places, MOST), FEWEST_ROWS // places, FEWEST)
 
     @torch.no_grad()
     def error(self, held: Sequence[Stretch]) -> float:
@@ -258,9 +280,7 @@ def formed(
     """The weights as they have descended, and the error on held-back samples as a share of what it was."""
     descent = Descent(chain, executor, lost, worth)
     try:
-        before = descent.error(held)
-        descent.run(fit, generator)
-        after = descent.error(held)
+        before, after = descent.run(fit, held, generator)
     except NoTorchForm:
         return None
     return (descent.arrays(), after / before) if after < before else None

@@ -37,7 +37,7 @@ class Rows:
             found = features @ w.to(features.dtype)
             above = self.sign * (targets - floors) > 0
             wrong = torch.where(above, found - targets, (self.sign * (found - floors)).clamp_min(0.0))
-            total += wrong.square().sum(dim=1, dtype=torch.float64)
+            total += wrong.square_().sum(dim=1)  # in single precision of one chunk, in double of all
         return total / max(sum(features.shape[1] for features, _, _ in self.chunks), 1)
 
     def targets(self, w: torch.Tensor | None = None) -> torch.Tensor:
@@ -59,6 +59,6 @@ class Rows:
         for features, targets, floors in self.chunks:
             wanted = self._wanted(features @ w.to(features.dtype), targets, floors)
             b += features.transpose(1, 2) @ wanted
-            t += wanted.square().sum(dim=1, dtype=torch.float64)
+            t += wanted.square_().sum(dim=1)
         n = max(sum(features.shape[1] for features, _, _ in self.chunks), 1)
         return Normal(normal.h, b / n, t / n, normal.constant)

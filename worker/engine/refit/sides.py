@@ -110,12 +110,13 @@ class Sides:
         places = range(len(self.teacher.walks))
         device, lanes = self.student.executor.device, reading.lanes
         outputs = linear.outputs if lanes is None else len(lanes)
-        sums = None if reading.wide else Sums(linear.blocks, reading.columns, outputs, bool(tail.bias), device)
         there = sum(prod(linear.places(tuple(self.student.value(place, reading.source).shape))) for place in places)
         fits = min(rows, there) * row_bytes(reading) <= MOST_BYTES
         sign = torch.from_numpy(np.sign(tail.scale)).to(device, torch.float32).reshape(linear.blocks, 1, -1)
         wanted = reading.wide or (tail.rectified and fits if lanes is None else judges)
         kept = Rows(sign, bool(tail.bias)) if wanted else None
+        told = judges and kept is not None  # rows alone say how large an error is
+        sums = None if reading.wide or told else Sums(linear.blocks, reading.columns, outputs, bool(tail.bias), device)
         squares, count, counts = 0.0, 0, torch.from_numpy(worth).to(device, torch.float32)
         for place in places:
             target = self._target(reading, place)

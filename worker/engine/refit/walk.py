@@ -164,9 +164,8 @@ class Refitting:
         device, lanes, counts = self.student.device, reading.lanes, self._worth(reading)
         fit = self.fit.collect(self.graph, reading, self.generator, counts, judges=False)
         held = self.held.collect(self.graph, reading, self.generator, counts, judges=True)
-        normal, other = fit.normal, held.normal
+        normal = fit.normal
         assert normal is not None
-        assert other is not None
         scale = judged_scale(reading, held.energy, counts).to(device)
         self._choose(reading, normal, held.energy, counts)
         full = matrix(self.graph, reading).to(device)
@@ -180,7 +179,7 @@ class Refitting:
             return weights if lanes is None else mixed(lanes, full, weights)
 
         def error(weights: torch.Tensor) -> float:
-            own = other.error(weights) if held.rows is None else held.rows.error(whole(weights))
+            own = held.error(weights if held.rows is None else whole(weights))
             return float((own * scale.square()).sum())
 
         before = error(plain)
