@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -45,7 +46,7 @@ def stretch(dissected: Dissected, chain: Forming) -> Stretch:
 
     Executor(dissected.graph).run(dissected.feeds, visit)
     tail = chain.reading.tail
-    return Stretch(values[chain.start], {name: values[name] for name in tail.addends}, values[tail.end])
+    return Stretch({name: values[name] for name in (*chain.starts, *tail.addends)}, values[tail.end])
 
 
 @pytest.fixture
@@ -67,7 +68,60 @@ def swish() -> onnx.ModelProto:
     return nets.model([*nodes, nets.gemm("fc2", "h", "y")], weights, {"x": ("n", 12)}, ["y"])
 
 
-@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, nets.matmul_mlp, swish])
+def fire(*, watched: bool = False) -> onnx.ModelProto:
+    """What two layers make of the same few units is read side by side; with `watched` one of them by another, too."""
+    nodes = [
+        nets.conv("few", "x", "fo"),
+        nets.Node("Relu", ["fo"], "fr"),
+        nets.conv("e1", "fr", "e1o", 0),
+        nets.Node("Relu", ["e1o"], "e1r"),
+        nets.conv("e3", "fr", "e3o"),
+        nets.Node("Relu", ["e3o"], "e3r"),
+        nets.Node("Concat", ["e1r", "e3r"], "cat", {"axis": 1}),
+        nets.conv("reads", "cat", "y", 0),
+        *([nets.conv("looks", "e3r", "z", 0)] if watched else []),
+    ]
+    weights = {**nets.layer("few", 6, 3, 3, 3), **nets.layer("e1", 8, 6, 1, 1), **nets.layer("e3", 8, 6, 3, 3)}
+    weights |= {**nets.layer("reads", 4, 16, 1, 1), **(nets.layer("looks", 2, 8, 1, 1) if watched else {})}
+    return nets.model(nodes, weights, nets.IMAGE, ["y", "z"] if watched else ["y"])
+
+
+FIRE = {"few": (0, 3), "e1": (0, 1, 2, 4), "e3": (3, 5, 6, 7)}
+
+
+def test_what_is_read_side_by_side_is_formed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And so are the units that only its makers read: all four layers descend, and what is left comes closer."""
+    found = dissect(fire(), tmp_path, samples=200)
+    (chain,) = chains(found).values()
+    assert {"few", "e1", "e3"} == {*chain.groups}
+    assert ("x",) == chain.starts
+    assert [f"{name}.weight" for name in ("e1", "e3", "few", "reads")] == sorted(chain.weights)
+    changed = rebuilt(found, FIRE).changed
+    assert all(not np.array_equal(changed[name], found.graph.constants[name]) for name in chain.weights)
+    with_it = apart(found, FIRE, changed)
+    monkeypatch.setattr(module, "STEPS", 0)
+    assert with_it < 0.95 * apart(found, FIRE, rebuilt(found, FIRE).changed)
+
+
+def test_of_what_is_read_side_by_side_some_may_lose_nothing(tmp_path: Path) -> None:
+    found = dissect(fire(), tmp_path, samples=200)
+    changed = rebuilt(found, {"e3": FIRE["e3"]}).changed
+    assert not np.array_equal(changed["e1.weight"], found.graph.constants["e1.weight"])
+    assert found.proof({"e3": FIRE["e3"]}, changed).passed
+
+
+def beside() -> onnx.ModelProto:
+    """A reader of units and of what comes from elsewhere."""
+    nodes = [
+        nets.gemm("fc1", "x", "a"),
+        nets.Node("Relu", ["a"], "h"),
+        nets.Node("Concat", ["h", "x"], "c", {"axis": 1}),
+    ]
+    weights = {**nets.layer("fc1", 16, 12), **nets.layer("fc2", 5, 28)}
+    return nets.model([*nodes, nets.gemm("fc2", "c", "y")], weights, {"x": ("n", 12)}, ["y"])
+
+
+@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, nets.matmul_mlp, swish, fire, beside])
 def test_the_chain_computes_what_the_model_does(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
     dissected = dissect(build(), tmp_path, samples=50)
     found = chains(dissected)
@@ -82,7 +136,7 @@ def test_without_some_units_it_is_the_masked_model(mlp: Dissected) -> None:
     """Weights to units that go are zeros by then; here by hand. With other weights there it is another model."""
     chain = next(iter(chains(mlp).values()))
     seen, executor = stretch(mlp, chain), Executor(mlp.graph)
-    reads = chain.group.consumers[0]
+    reads = next(one for one in mlp.analysis.groups if one.name == chain.groups[0]).consumers[0]
     zeroed = np.moveaxis(mlp.graph.constants[reads.weight].copy(), reads.weight_axis, 0)
     zeroed[list(GONE["fc1"])] = 0.0
     executor.replace(reads.weight, np.moveaxis(zeroed, 0, reads.weight_axis))
@@ -162,7 +216,7 @@ def test_what_will_be_cut_away_teaches_nothing(mlp: Dissected) -> None:
     assert not np.array_equal(weight[stays], made[stays])
 
 
-@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, swish])
+@pytest.mark.parametrize("build", [nets.mlp, nets.cnn, nets.residual, swish, fire, beside])
 def test_what_the_walk_says_is_what_the_cut_model_does(build: Callable[[], onnx.ModelProto], tmp_path: Path) -> None:
     """The error of the last layer on held-back samples is that of the model's outputs there."""
     dissected = dissect(build(), tmp_path, samples=400)
@@ -190,6 +244,7 @@ def test_an_activation_that_parts_and_meets_again_is_no_hindrance(tmp_path: Path
 NOT_FORMED: Mapping[str, Callable[[], onnx.ModelProto]] = {
     "several make and read a stream": nets.residual,
     "the next layers read it, too": nets.dense_block,
+    "another one looks at it": partial(fire, watched=True),
 }
 
 
@@ -199,4 +254,4 @@ def test_units_of_several_stay_as_they_are(name: str, tmp_path: Path) -> None:
     groups = {group.name: group for group in dissected.analysis.groups}
     shared = {name for name, one in groups.items() if len(one.producers) > 1 or len(one.consumers) > 1}
     assert shared
-    assert not shared & {chain.group.name for chain in chains(dissected).values()}
+    assert not shared & {name for chain in chains(dissected).values() for name in chain.groups}

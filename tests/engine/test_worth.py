@@ -69,7 +69,7 @@ def test_a_descent_serves_the_outputs_that_are_worth_something(mlp: Dissected) -
     errors = []
     for counts in (alone, torch.ones_like(alone)):
         descent = Descent(chain, Executor(mlp.graph), lost(mlp, {"fc1": tuple(range(8))}), counts)
-        descent.run([seen], torch.Generator().manual_seed(0))
+        descent.run([seen], [seen], torch.Generator().manual_seed(0))
         descent.worth = alone
         errors.append(descent.error([seen]))
     assert errors[0] < 0.9 * errors[1]

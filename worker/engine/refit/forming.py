@@ -1,8 +1,9 @@
 """Units that stay are formed anew: what makes them descends together with what reads them.
 
-In: a reading, the group that it reads, what both models hold there. Out: constants that have changed and how the error
-on held-back samples compares; nothing where it has not become less. Left out: units that several operators make or
-read, and what anybody else reads, or feeds, between their making and their reading.
+In: a reading, the groups that it reads, what both models hold there. Out: constants that have changed and how the error
+on held-back samples compares; nothing where it has not become less. A reading may read several groups side by side, and
+units that only their makers read are formed with them. Left out: units that several operators make, or that others read
+as well, and what anybody else reads between their making and their reading.
 
 Least squares finds the best weights on the units that are left; here these become the units of the smaller network.
 Whatever goes, of any group, is out of the descent: weights must not learn to use what will be cut away. The rate of a
@@ -10,7 +11,7 @@ weight is relative to the weights of its output, so that it does not matter whet
 into them.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -36,7 +37,8 @@ ROWS = 16384  # places of each step, in as many samples as that takes
 FEWEST, MOST = 8, 24  # samples of each step, where these have places enough
 FEWEST_ROWS = 1024
 MOST_WEIGHTS = 1 << 22  # that move: four copies of them are held
-MOST_OPS = 16
+MOST_OPS = 24
+MOST_STARTS = 4  # values of the student that are held until the descent
 OLDEST = 7  # opset; before it broadcasting is spelled out
 JUDGED_AT_ONCE = 64
 TINY = 1e-12
@@ -44,97 +46,119 @@ MAKERS = ("Conv", "Gemm", "MatMul")
 BETWEEN = frozenset({
     *MAKERS, "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "Erf", "Gelu",
     "MaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Dropout", "Identity", "Add", "Sub", "Mul", "Div",
+    "Concat",
 })  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
 class Forming:
     """`ops` lead from what makes the units to the end of the reading's tail, in order; on the way they may part and
-    meet again, as in x times its sigmoid. `start` is what the first of them reads, `weights` descend with their
+    meet again, as in x times its sigmoid. `starts` are what they read from before, `weights` descend with their
     `biases`; each weight with the axis of its outputs."""
 
     reading: Reading
-    group: Group
+    groups: tuple[str, ...]
     ops: tuple[Op, ...]
-    start: str
-    weights: Mapping[str, int]  # the maker's, the reader's
-    biases: tuple[str, ...]
+    starts: tuple[str, ...]
+    weights: Mapping[str, int]  # of the makers, of the reader
+    biases: Mapping[str, str]  # by weight
 
 
 def forming(graph: Graph, reading: Reading, groups: Mapping[str, Group]) -> Forming | None:
     """What forms the units that a reading reads; None where that is left as it is."""
-    if len(reading.units) != 1 or reading.lanes is not None or reading.wide or reading.linear.slot != 0:
+    if not reading.units or reading.lanes is not None or reading.wide or reading.linear.slot != 0:
         return None
-    group = groups.get(next(iter(reading.units)))
-    if group is None or len(group.consumers) != 1 or len(group.producers) != 1:
+    own = [groups[name] for name in reading.units]
+    if any(len(one.consumers) != 1 or len(one.producers) != 1 for one in own):
         return None
-    ops = _between(graph, group.producers[0].op, reading)
-    if not ops:
+    own += _behind(own, groups.values())
+    makes = [(one.producers[0].op, one.producers[0].weight, one.producers[0].axis) for one in own]
+    ops = _between(graph, [op for op, _, _ in makes], reading)
+    starts = _starts(graph, ops, reading)
+    if not ops or len(starts) > MOST_STARTS:
         return None
-    makes, reads = group.producers[0], group.consumers[0]
-    biases = [op.input(2) for op in (ops[0], reading.op) if op.input(2)]
-    names = [makes.weight, reads.weight, *biases]
+    reads = next(one for group in own for one in group.consumers if one.op is reading.op)
+    axis = 0 if reading.op.key == "Conv" else 1 - reads.weight_axis
+    weighed = [*makes, (reading.op, reads.weight, axis)]
+    biases = {weight: op.input(2) for op, weight, _ in weighed if op.input(2)}
+    names = [*(weight for _, weight, _ in weighed), *biases.values()]
     arrays = [graph.constants[name] for name in names if name in graph.constants]
-    own = len(arrays) == len(names) and all(len(graph.readers[name]) == 1 for name in names)
-    if not own or not all(cost.is_real(one) for one in arrays) or sum(one.size for one in arrays) > MOST_WEIGHTS:
+    alone = len(arrays) == len(names) and all(len(graph.readers[name]) == 1 for name in names)
+    if not alone or not all(cost.is_real(one) for one in arrays) or sum(one.size for one in arrays) > MOST_WEIGHTS:
         return None
-    if (makes.weight, reads.weight) != (ops[0].input(1), reading.op.input(1)):
+    if any(weight != op.input(1) for op, weight, _ in weighed):
         return None
-    axes = {makes.weight: makes.axis, reads.weight: 0 if reading.op.key == "Conv" else 1 - reads.weight_axis}
-    return Forming(reading, group, ops, ops[0].inputs[0], axes, tuple(biases))
+    return Forming(
+        reading,
+        tuple(one.name for one in own),
+        ops,
+        starts,
+        {weight: along for _, weight, along in weighed},
+        biases,
+    )
 
 
-def _between(graph: Graph, first: Op, reading: Reading) -> tuple[Op, ...]:
-    """From the maker of units to the end of the reading's tail; nothing where anybody else reads what is between, or
-    anything else comes in."""
-    ops, inside = _downstream(graph, first, reading.tail.end)
+def _behind(own: Sequence[Group], groups: Iterable[Group]) -> list[Group]:
+    """Units that several operators read, all of which make units for this reading: nobody else forms them."""
+    makers = {one.producers[0].op.index for one in own}
+    return [
+        one
+        for one in groups
+        if len(one.consumers) > 1 and len(one.producers) == 1 and {each.op.index for each in one.consumers} <= makers
+    ]
+
+
+def _between(graph: Graph, makers: Sequence[Op], reading: Reading) -> tuple[Op, ...]:
+    """From the makers of units to the end of the reading's tail; nothing where anybody else reads what is between."""
+    ops, inside = _downstream(graph, makers, reading.tail.end)
     if reading.op not in ops or reading.tail.end not in inside or len(ops) > MOST_OPS:
         return ()
     own, outputs = {op.index for op in ops}, {port.name for port in graph.outputs}
-    for op in ops:
-        if any(one not in inside and one not in graph.constants for one in _others(op, first, reading)):
-            return ()
     for name in inside - {reading.tail.end}:
         if name in outputs or any(one.index not in own for one in graph.readers.get(name, ())):
             return ()
     before = ops[: ops.index(reading.op) + 1]
     plain = all(op.key in BETWEEN and op.integer("group", 1) == 1 and op.opset >= OLDEST for op in before)
-    makers = all(op.key in MAKERS and op.inputs[0] not in graph.constants for op in (first, reading.op))
-    return tuple(ops) if plain and makers else ()
+    weighed = {op.index for op in (*makers, reading.op)}
+    whole = all(op.index in weighed and op.inputs[0] not in graph.constants for op in before if op.key in MAKERS)
+    return tuple(ops) if plain and whole and len(makers) + 1 == len(weighed) else ()
 
 
-def _downstream(graph: Graph, first: Op, end: str) -> tuple[list[Op], set[str]]:
-    """The operators that what the first one gives reaches, up to the one that gives the end; and all that they give."""
-    ops, inside = [first], {name for name in first.outputs if name}
-    for op in graph.ops[first.index + 1 :]:
+def _downstream(graph: Graph, makers: Sequence[Op], end: str) -> tuple[list[Op], set[str]]:
+    """The operators that what these give reaches, up to the one that gives the end; and all that they give."""
+    ops, inside = list[Op](), set[str]()
+    first, others = min(op.index for op in makers), {op.index for op in makers}
+    for op in graph.ops[first:]:
         if end in inside or len(ops) > MOST_OPS:
             break
-        if inside & {*op.inputs, *op.captures}:
+        if op.index in others or inside & {*op.inputs, *op.captures}:
             ops.append(op)
             inside |= {name for name in op.outputs if name}
     return ops, inside
 
 
-def _others(op: Op, first: Op, reading: Reading) -> list[str]:
-    """What an operator reads, but for where all begins and what is known to be added at the end."""
-    known = {first.inputs[0]} if op is first else set(reading.tail.addends)
-    return [name for name in op.inputs if name and name not in known]
+def _starts(graph: Graph, ops: Sequence[Op], reading: Reading) -> tuple[str, ...]:
+    """What is read that nobody makes on the way, but for what is known to be added behind the reading."""
+    known = {"", *graph.constants, *(name for op in ops for name in op.outputs)}
+    behind = {*reading.tail.addends}
+    read = (name for op in ops for name in op.inputs if op.index <= reading.op.index or name not in behind)
+    return tuple(dict.fromkeys(name for name in read if name not in known))
 
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """What a chain sees of a batch: what it starts from, what is added, and what the teacher has at its end."""
+    """What a chain sees of a batch: what it reads, where it starts and where something is added, and what the teacher
+    has at its end."""
 
-    start: torch.Tensor
-    addends: Mapping[str, torch.Tensor]
+    read: Mapping[str, torch.Tensor]
     end: torch.Tensor
 
     def some(self, at: torch.Tensor | slice) -> "Stretch":
-        return Stretch(self.start[at], {name: one[at] for name, one in self.addends.items()}, self.end[at])
+        return Stretch({name: one[at] for name, one in self.read.items()}, self.end[at])
 
     def alike(self) -> bool:
         """Whether the first axis counts the samples of all."""
-        return len({len(one) for one in (self.start, self.end, *self.addends.values())}) == 1
+        return len({len(one) for one in (self.end, *self.read.values())}) == 1
 
 
 class Descent:
@@ -170,13 +194,11 @@ class Descent:
 
     def _sizes(self) -> dict[str, torch.Tensor]:
         found = {}
-        for (name, axis), op in zip(
-            self.chain.weights.items(), (self.chain.ops[0], self.chain.reading.op), strict=True
-        ):
+        for name, axis in self.chain.weights.items():
             weight = self.held[name]
             over = [one for one in range(weight.ndim) if one != axis]
             found[name] = weight.square().mean(dim=over, keepdim=True).sqrt()
-            bias = op.input(2)
+            bias = self.chain.biases.get(name)
             if bias and self.held[bias].shape[-1] == found[name].numel():
                 found[bias] = found[name].flatten()
         return found
@@ -186,8 +208,8 @@ class Descent:
 
     def end(self, seen: Stretch) -> torch.Tensor:
         """What the chain gives, as far as it passes a ReLU that follows."""
-        read = {**seen.addends, self.chain.start: seen.start}
-        live = {**self.held, **self.now(), **{name: self._kept(name, value) for name, value in read.items()}}
+        read = {name: self._kept(name, value) for name, value in seen.read.items()}
+        live = {**self.held, **self.now(), **read}
         for op in self.chain.ops:
             (value, *_) = RULES[op.key].compute(op, [live[name] if name else None for name in op.inputs])
             live[op.outputs[0]] = value + self.offsets[op.outputs[0]] if op.outputs[0] in self.offsets else value

@@ -68,9 +68,10 @@ def reconstruct(
     plan = _plan(groups, readings, taken, chosen_on_the_way)
     lost = {name for name, steps in taken.items() if steps}
     active = _active(graph, [group for group in groups if group.name in lost], readings)
-    losing = {group.name: group for group in groups if group.name in lost}
+    known = {group.name: group for group in groups}
     read = [one for one in active if isinstance(one, Reading)]
-    chains = [chain for one in read if (chain := forming(graph, one, losing)) is not None]
+    found = [chain for one in read if (chain := forming(graph, one, known)) is not None]
+    chains = [chain for chain in found if lost & {*chain.groups}]
     teacher, student = Executor(graph, material.device), Executor(graph, material.device)
     own = {(one.op.index, slot) for one in readings for slot in one.slots}
     masks = {key: mask for key, mask in _masks(ties, groups, plan, material.device).items() if key not in own}

@@ -46,10 +46,10 @@ class Trail:
         return value
 
     @torch.no_grad()
-    def again(self, ops: Sequence[Op], start: str, wanted: str) -> None:
+    def again(self, ops: Sequence[Op], starts: Sequence[str], wanted: str) -> None:
         """A value that has been computed is computed anew, from where these operators start."""
         for walk in self.walks:
-            values = {**self.executor.fixed, start: self.executor.value(walk, start)}
+            values = {**self.executor.fixed, **{name: self.executor.value(walk, name) for name in starts}}
             walk.live[wanted] = self.executor.part(ops, values, wanted, self.masks or {})
 
     def drop(self, names: Iterable[str]) -> None:
@@ -145,9 +145,7 @@ class Sides:
         tail, value = chain.reading.tail, self.student.value
         return [
             Stretch(
-                value(at, chain.start),
-                {name: value(at, name) for name in tail.addends},
-                self.teacher.value(at, tail.end),
+                {name: value(at, name) for name in (*chain.starts, *tail.addends)}, self.teacher.value(at, tail.end)
             )
             for at in range(len(self.teacher.walks))
         ]

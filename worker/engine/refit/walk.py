@@ -116,7 +116,7 @@ class Refitting:
         taught = [name for one in ahead for name in one.taught] + [chain.reading.tail.end for chain in chains]
         for sides in (self.fit, self.held):
             whole = len(sides.waiting) + len(sides.teacher.walks)
-            sides.admit(ceil(share * whole), taught, [chain.start for chain in chains])
+            sides.admit(ceil(share * whole), taught, [name for chain in chains for name in chain.starts])
 
     def _worth(self, reading: Reading) -> Float:
         return worth(self.graph, reading, self.groups, self.plan.gone)
@@ -204,7 +204,7 @@ class Refitting:
 
     def _form(self, chain: Forming, refit: Refit) -> Refit:
         """The units that stay, as they serve this reading best; what they give the reading is computed anew."""
-        reading, gone = chain.reading, self.plan.gone.get(chain.group.name, ())
+        reading, gone = chain.reading, any(self.plan.gone.get(name) for name in chain.groups)
         fit, held = self.fit.stretches(chain), self.held.stretches(chain)
         counts = torch.from_numpy(self._worth(reading)).to(self.student.device, torch.float32)
         lost = surgery.indices_gone(self.groups, self.plan.gone)
@@ -213,10 +213,10 @@ class Refitting:
             self._change(found[0])
             between = [op for op in chain.ops if op.index < reading.op.index]
             for sides in {id(one): one for one in (self.fit, self.held)}.values():
-                sides.student.again(between, chain.start, reading.source)
+                sides.student.again(between, chain.starts, reading.source)
         for sides in (self.fit, self.held):
             sides.teacher.drop([reading.tail.end])
-            sides.student.drop([chain.start])
+            sides.student.drop(chain.starts)
         return refit if found is None else replace(refit, after=refit.after * found[1])
 
     def _choose(self, reading: Reading, normal: Normal, energy: float, counts: Float) -> None:
