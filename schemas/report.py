@@ -145,7 +145,9 @@ class Refit(ReportPart):
     inputs_before: int = Field(description="Features of each output: inputs times taps, and the bias where it has one.")
     inputs_after: int
     error_before: float = Field(description="With the weights that stay left as they were.")
-    error_after: float
+    error_after: float = Field(
+        description="When the layer's turn came; what it makes may be formed once more for the layer that reads it."
+    )
     ridge: float | None = Field(
         description="None: no fit was better, and the weights stay as they were. 0: the projection was, and is kept."
     )

@@ -241,6 +241,13 @@ def test_an_activation_that_parts_and_meets_again_is_no_hindrance(tmp_path: Path
     assert not np.array_equal(found.graph.constants["fc1.weight"], rebuilt(found, gone).changed["fc1.weight"])
 
 
+def test_no_more_values_are_held_than_there_may_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = dissect(beside(), tmp_path, samples=50)
+    assert [("x",)] == [chain.starts for chain in chains(found).values()]
+    monkeypatch.setattr(module, "MOST_STARTS", 0)
+    assert not chains(found)
+
+
 NOT_FORMED: Mapping[str, Callable[[], onnx.ModelProto]] = {
     "several make and read a stream": nets.residual,
     "the next layers read it, too": nets.dense_block,
