@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,13 +10,15 @@ import pytest
 
 from schemas.errors import EspalierError
 from schemas.finishing import Distill
-from tests.engine.nets import Node, classifier, cnn, feeds_for, model, save
+from tests.engine.nets import Node, classifier, cnn, feeds_for, gemm, layer, model, save
 from tests.engine.nets_layers import quantised
+from worker.engine import distill as distilling
 from worker.engine.data import Samples
-from worker.engine.distill import Distilled, augmented, distill, learnable
+from worker.engine.distill import QUICK, Distilled, augmented, distill, learnable
 from worker.engine.graph import Graph, freeze
 from worker.engine.likeness import targets
 from worker.engine.load import load
+from worker.engine.muon import Stack
 
 GENTLE = {"epochs": 6, "learning_rate": 0.01, "batch": 16}
 
@@ -76,7 +79,7 @@ def test_the_student_comes_closer_on_samples_it_was_not_trained_on(
 
 
 def test_a_student_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
-    found = trained(tmp_path, {"learning_rate": 1.0, "epochs": 2, "batch": 64})
+    found = trained(tmp_path, {"learning_rate": 1.0, "epochs": 2, "batch": 8}, classifier())
     assert (found.error_before, {}) == (found.error_after, dict(found.changed))
 
 
@@ -141,6 +144,72 @@ def test_what_a_normalisation_has_measured_does_not_learn(tmp_path: Path) -> Non
 
 def test_the_target_lies_before_a_softmax(tmp_path: Path) -> None:
     assert ("l",) == targets(graph_of(classifier(), tmp_path))
+
+
+def quick(monkeypatch: pytest.MonkeyPatch, says: bool) -> None:
+    """Whether this processor says that it multiplies bfloat16 in blocks; torch computes it on any."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {QUICK: says})
+
+
+def test_steps_are_coarser_where_the_processor_is_quick_at_that_and_come_as_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for says in (True, False):
+        quick(monkeypatch, says)
+        found.append(trained(tmp_path, {"epochs": 20}))
+    coarse, exact = found
+    assert coarse.error_before == exact.error_before
+    assert coarse.error_after != exact.error_after
+    assert pytest.approx(exact.error_after, rel=0.25) == coarse.error_after
+
+
+def far_from_zero() -> onnx.ModelProto:
+    """Differences of numbers near 100 count: bfloat16 keeps three digits."""
+    nodes = [Node("Add", ["x", "much"], "far"), Node("Sub", ["far", "much"], "near"), gemm("fc", "near", "y")]
+    return model(nodes, {"much": np.full(1, 100.0, np.float32), **layer("fc", 4, 12)}, {"x": ["N", 12]}, ["y"])
+
+
+def test_a_model_that_does_not_bear_coarser_steps_is_spared_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for says in (True, False):
+        quick(monkeypatch, says)
+        found.append(trained(tmp_path, {"epochs": 3}, far_from_zero()))
+    assert found[0].error_after == found[1].error_after
+    monkeypatch.setattr("worker.engine.distill.COARSE", np.inf)
+    quick(monkeypatch, True)
+    assert found[0].error_after != trained(tmp_path, {"epochs": 3}, far_from_zero()).error_after
+
+
+def test_where_an_operator_cannot_be_run_coarsely_steps_are_exact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Cast to single precision in front of a product: its factors are no longer of one type."""
+    nodes = [Node("Cast", ["x"], "single", {"to": onnx.TensorProto.FLOAT}), gemm("fc", "single", "y")]
+    net = model(nodes, layer("fc", 4, 12), {"x": ["N", 12]}, ["y"])
+    found = []
+    for says in (True, False):
+        quick(monkeypatch, says)
+        found.append(trained(tmp_path, {"epochs": 3}, net).error_after)
+    assert found[0] == found[1]
+
+
+def test_matrices_that_are_worth_it_take_other_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    steps = distilling.worthwhile
+
+    def watched(*given: Any) -> dict[str, Stack]:
+        found = steps(*given)
+        taken.extend(found)
+        return found
+
+    monkeypatch.setattr(distilling, "worthwhile", watched)
+    one = trained(tmp_path, {})
+    assert taken
+    monkeypatch.setattr(distilling, "worthwhile", lambda *_: {})
+    assert one.error_after != trained(tmp_path, {}).error_after
 
 
 def test_images_move_and_turn_and_other_inputs_do_not() -> None:

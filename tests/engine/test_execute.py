@@ -9,7 +9,7 @@ import torch
 
 from schemas.errors import EspalierError
 from tests.engine.nets import IMAGE, ZOO, Node, conv, feeds_for, gemm, layer, mlp, model, residual, save
-from worker.engine.execute import Executor, Walk
+from worker.engine.execute import Executor, Walk, to_numpy
 from worker.engine.graph import Graph, freeze
 from worker.engine.load import load
 from worker.engine.refit.sides import Sides, Trail
@@ -43,6 +43,32 @@ def test_a_gradient_equals_the_finite_difference(tmp_path: Path) -> None:
         weight[0, 0] -= 2 * step
         below = float(total(executor, feeds).detach())
     assert pytest.approx((above - below) / (2 * step), rel=1e-6) == float(weight.grad[0, 0])
+
+
+@pytest.mark.parametrize("build", [mlp, residual])
+def test_a_graph_runs_in_less_than_single_precision_where_that_is_asked_for(build: object, tmp_path: Path) -> None:
+    net = build()  # type: ignore[operator]
+    graph, feeds = graph_of(net, tmp_path), feeds_for(net, 4)
+    exact, short = Executor(graph), Executor(graph, floats=torch.bfloat16)
+    seen: list[torch.dtype] = []
+    found = short.run(feeds, lambda _, value: seen.append(value.dtype) if isinstance(value, torch.Tensor) else None)
+    for name, value in exact.run(feeds).items():
+        whole, rounded = to_numpy(value), to_numpy(found[name])
+        assert np.float32 == rounded.dtype
+        assert 0 < np.abs(whole - rounded).max() < 0.03 * np.abs(whole).max()
+    assert torch.float32 not in seen
+
+
+def test_what_onnxruntime_computes_in_between_comes_back_in_less_as_well(tmp_path: Path) -> None:
+    nodes = [gemm("fc1", "x", "h"), Node("Det", ["m"], "d"), Node("Add", ["h", "d"], "y")]
+    nodes.insert(1, Node("Reshape", ["h", "square"], "m"))
+    weights = {**layer("fc1", 1, 4), "square": np.array([-1, 1, 1], np.int64)}
+    net = model(nodes, weights, {"x": ("n", 4)}, ["y"])
+    short = Executor(graph_of(net, tmp_path), floats=torch.bfloat16)
+    found = short.run(feeds_for(net, 1))["y"]
+    assert short.in_onnxruntime()
+    assert isinstance(found, torch.Tensor)
+    assert torch.bfloat16 == found.dtype
 
 
 def test_what_is_computed_from_a_weight_follows_it(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.engine.nets import ROW, Node, cnn, gemm, layer, mlp, model, save
 from worker.engine import surgery
 from worker.engine.execute import Executor
 from worker.engine.graph import Graph, freeze
-from worker.engine.likeness import Likeness, read, targets
+from worker.engine.likeness import Likeness, difference, read, targets
 from worker.engine.load import load
 from worker.engine.ties import Axis, Points
 
@@ -26,9 +26,9 @@ def likeness(whole: Dissected, student: Graph, gone: Mapping[Axis, Points]) -> L
     return Likeness(Executor(whole.graph), Executor(student), gone, whole.feeds)
 
 
-def difference(like: Likeness, whole: Dissected) -> float:
-    sides = like.given(whole.feeds, features=True), like.taught(whole.feeds, features=True)
-    return float(like.by_features(*sides).detach())
+def by_features(like: Likeness, whole: Dissected) -> float:
+    sides = like.given(whole.feeds, like.features), like.taught(whole.feeds, like.features)
+    return float(difference(like.features, *sides).detach())
 
 
 @pytest.mark.parametrize("build", [mlp, cnn])
@@ -42,10 +42,10 @@ def test_units_that_stayed_are_compared_with_themselves(build: object, tmp_path:
     place = next(one for one in like.features if one.kept)
     alone = likeness(whole, student, surgery.indices_gone(whole.analysis.groups, gone))
     alone.features = (place,)
-    assert difference(alone, whole) < 1e-10
+    assert by_features(alone, whole) < 1e-10
     wrong = likeness(whole, student, surgery.indices_gone(whole.analysis.groups, {first: (0, 1)}))
     wrong.features = tuple(one for one in wrong.features if one.name == place.name)
-    assert difference(wrong, whole) > 1e-3
+    assert by_features(wrong, whole) > 1e-3
     assert {one.name for one in like.features} == set(read(whole.graph))
 
 
@@ -60,9 +60,9 @@ def test_what_the_two_do_not_have_alike_is_left_out(tmp_path: Path) -> None:
 def test_features_of_a_damaged_student_differ(tmp_path: Path) -> None:
     whole = dissect(mlp(), tmp_path)
     same = likeness(whole, whole.graph, {})
-    assert 0.0 == difference(same, whole)
+    assert 0.0 == by_features(same, whole)
     worse = dissect(mlp("Sigmoid"), tmp_path).graph
-    assert difference(likeness(whole, worse, {}), whole) > 0.1
+    assert by_features(likeness(whole, worse, {}), whole) > 0.1
 
 
 @pytest.mark.parametrize("last", ["Softmax", "ArgMax"])

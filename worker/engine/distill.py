@@ -3,10 +3,13 @@
 In: both graphs, samples to fit and samples held back. Out: `Distilled`: the changed constants and the held-back error
 before and after. The best state by held-back error is kept, the one before training included. Zeros of a sparse weight
 stay zero. Refused: what cannot be differentiated (`gradient_unavailable`).
+
+Held-back samples are always answered in single precision; steps are computed in bfloat16 where the processor has
+products for that and the models bear it.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,12 +22,19 @@ from worker.engine.data import Samples
 from worker.engine.evaluate import chunk_rows, pad
 from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph
-from worker.engine.likeness import Likeness
+from worker.engine.likeness import Likeness, difference
+from worker.engine.muon import Muon, Stack, worthwhile
+from worker.engine.ops.rule import ShapeOf
 from worker.engine.shelf import IN_MEMORY, Shelf
 from worker.engine.ties import Axis, Points
 
-WARM_UP = 0.05  # of the whole: Adam's first steps have no memory to scale by
+LOOKS = 10  # at what is held back, on the way
+AT_ONCE = 5  # features
+WARM_UP = 0.05  # of the whole: first steps have no memory to scale by
 SMALLEST = 0.01  # of a weight's sizes
+OF_MATRIX = 0.4  # of the rate: steps in all directions at once go further
+QUICK = "amx_bf16"  # what a processor says that multiplies bfloat16 in blocks
+COARSE = 1e-3  # of what the outputs vary: at most so much may rounding change
 EIGHTH = 8
 IMAGES = 4  # dimensions
 
@@ -88,25 +98,27 @@ def distill(
     shelf: Shelf = IN_MEMORY,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Distilled:
-    """Adam on squared differences, its rate falling along a cosine to the end of epochs or time. `gone`: the indices
-    that the student has lost."""
+    """Down the slope of squared differences, the rate falling along a cosine to the end of epochs or time. `gone`: the
+    indices that the student has lost."""
     start = clock()
     course = _Course(teacher, _Student(student, device, keep_zeros, shelf), gone, fit, held, options, seed)
-    first = best = course.error()
-    epoch = 0
+    first = best = error = course.error()
+    epoch, looked = 0, 0.0
 
     def share(within: float) -> float:
         """How much of the way is behind: 1 where epochs or time have run out."""
-        return max((epoch + within) / options.epochs, (clock() - start) / options.seconds)
+        return min(max((epoch + within) / options.epochs, (clock() - start) / options.seconds), 1.0)
 
-    while share(0.0) < 1.0:
+    while looked < 1.0:
         course.epoch(share)
         epoch += 1
-        error = course.error()
-        if error < best:
-            best = error
-            course.student.remember()
-        tell(min(share(0.0), 1.0), f"epoch {epoch}: held-back error {error:.4f}, at first {first:.4f}")
+        done = share(0.0)
+        if done == 1.0 or done >= looked + 1 / LOOKS:
+            error, looked = course.error(), done
+            if error < best:
+                best = error
+                course.student.remember()
+        tell(done, f"epoch {epoch}: held-back error {error:.4f} at the last look, {first:.4f} at first")
     return Distilled(course.student.best, first, best, epoch)
 
 
@@ -129,17 +141,18 @@ class _Student:
             raise _nothing_learns()
         self.executor.fixed |= self.weights
 
-    def step(self, optimiser: torch.optim.Optimizer, losses: Iterable[torch.Tensor]) -> None:
-        """One step for the sum of the losses, which are made and let go of one by one."""
-        for loss in losses:
-            if not loss.requires_grad:
-                raise _nothing_learns()
-            loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-        optimiser.zero_grad()  # while the teacher answers the next samples nobody needs them
-        with torch.no_grad():
-            for name, mask in self.masks.items():
-                self.weights[name].mul_(mask)
+    def lend(self, executor: Executor) -> None:
+        """The weights as they are now, in the precision that it computes in; slopes find their way back."""
+        if executor is not self.executor:
+            executor.fixed |= {name: weight.to(executor.floats) for name, weight in self.weights.items()}
+
+    def settle(self) -> None:
+        """After a step: slopes are let go of (while the teacher answers the next samples nobody needs them), and what
+        was zero is zero again."""
+        for name, weight in self.weights.items():
+            weight.grad = None
+            if name in self.masks:
+                weight.detach().mul_(self.masks[name])
 
     def remember(self) -> None:
         for name, weight in self.weights.items():
@@ -149,6 +162,24 @@ class _Student:
                 self.best[name] = np.empty_like(array) if blank is None else blank
             np.copyto(self.best[name], array)
             self.shelf.let_go(self.best[name])
+
+
+class _Steps:
+    """Muon's for the matrices that are worth it, Adam's for the rest. A rate is a share of each weight's own size:
+    steps of one length tear small weights to pieces."""
+
+    def __init__(self, weights: Mapping[str, torch.Tensor], matrices: Mapping[str, Stack]) -> None:
+        sizes = {name: _size(weight) for name, weight in weights.items()}
+        self.muon = Muon([(weights[name], stack, OF_MATRIX * sizes[name]) for name, stack in matrices.items()])
+        rest = [{"params": [weights[name]], "size": sizes[name]} for name in weights if name not in matrices]
+        self.adam = torch.optim.Adam(rest, fused=True) if rest else None
+
+    def take(self, rate: float) -> None:
+        self.muon.step(rate)
+        if self.adam is not None:
+            for group in self.adam.param_groups:
+                group["lr"] = rate * group["size"]
+            self.adam.step()
 
 
 class _Course:
@@ -168,23 +199,44 @@ class _Course:
         self.fixed = teacher.fixed_batch()
         self.batch = self.fixed or min(options.batch, fit.count)
         self.rows = min(self.batch, self.fixed or chunk_rows(fit))  # at once: both models' features are held for them
-        # Adam's steps are as long as its rate, whatever it moves: one rate for all tears small weights to pieces.
-        groups = [{"params": [weight], "size": _size(weight)} for weight in student.weights.values()]
-        self.optimiser = torch.optim.Adam(groups, lr=options.learning_rate, fused=True)
         self.random = np.random.default_rng(seed)
-        first = next(iter(self._parts())).inputs
-        self.like = Likeness(Executor(teacher, student.executor.device), student.executor, gone, first)
+        first = next(iter(self._parts()))
+        self.like = Likeness(Executor(teacher, student.executor.device), student.executor, gone, first.inputs)
         if not self.like.outputs:
             raise _nothing_learns()
-        self.answers = [self.like.taught(part.inputs, features=False) for part in self._parts()]
+        self.answers = [self.like.taught(part.inputs) for part in self._parts()]
         self.like.measured(self.answers)
+        self.coarse = self._coarse(gone, first.inputs) or self.like
+        matrices = worthwhile(
+            student.executor.graph, student.weights, _shapes(student.executor, first.inputs), self.batch / first.count
+        )
+        self.steps = _Steps(student.weights, matrices)
+
+    def _coarse(self, gone: Mapping[Axis, Points], feeds: Mapping[str, Array]) -> Likeness | None:
+        """The same in bfloat16, for the steps: where that is quick, and both models can be run so and hardly differ."""
+        if self.like.student.device != "cpu" or not torch.cpu.get_capabilities().get(QUICK):
+            return None
+        teacher, student = (
+            Executor(one.graph, floats=torch.bfloat16) for one in (self.like.teacher, self.like.student)
+        )
+        try:
+            coarse = Likeness(teacher, student, gone, feeds)
+            if coarse.names() != self.like.names():
+                return None
+            coarse.outputs, coarse.features = self.like.outputs, self.like.features
+            self._loss(coarse, feeds).backward()  # type: ignore[no-untyped-call]
+            taught = {name: value.float() for name, value in coarse.taught(feeds).items()}
+        except (EspalierError, RuntimeError, TypeError, ValueError):
+            return None
+        finally:
+            self.student.settle()
+        return coarse if difference(self.like.outputs, taught, self.answers[0]) < COARSE else None
 
     def error(self) -> float:
         """Of the outputs, on the samples held back."""
         found = total = 0.0
         for part, answers in zip(self._parts(), self.answers, strict=True):
-            given = self.like.given(part.inputs, features=False)
-            found += float(self.like.by_outputs(given, answers).detach()) * part.count
+            found += float(difference(self.like.outputs, self.like.given(part.inputs), answers).detach()) * part.count
             total += part.count
         return found / total
 
@@ -196,27 +248,39 @@ class _Course:
             if done >= 1.0:
                 return
             rate = min(1.0, done / WARM_UP) * (1 + np.cos(np.pi * done)) / 2
-            for group in self.optimiser.param_groups:
-                group["lr"] = self.options.learning_rate * group["size"] * float(rate)
             part = self.fit.take(order[start : start + self.batch])
-            self.student.step(self.optimiser, self._losses(part))
+            for loss in self._losses(part):
+                if not loss.requires_grad:
+                    raise _nothing_learns()
+                loss.backward()  # type: ignore[no-untyped-call]
+            self.steps.take(self.options.learning_rate * float(rate))
+            self.student.settle()
 
     def _parts(self) -> Iterator[Samples]:
         return (pad(part, self.fixed) for part in self.held.batches(self.rows))
 
     def _losses(self, part: Samples) -> Iterator[torch.Tensor]:
-        """The mean over a step's samples, in parts of it."""
+        """The mean over a step's samples, in parts of it, which are made and let go of one by one."""
         for few in part.batches(self.rows):
             feeds = augmented(few.inputs, self.options.augment, self.random)
-            yield self._loss(feeds) * (few.count / part.count)
+            yield self._loss(self.coarse, feeds) * (few.count / part.count)
 
-    def _loss(self, feeds: Mapping[str, Array]) -> torch.Tensor:
-        along = self.options.features > 0
-        taught = self.like.taught(feeds, features=along)
+    def _loss(self, like: Likeness, feeds: Mapping[str, Array]) -> torch.Tensor:
+        """Of the features a few, others in each step: as good as all of them, and a step takes half the time."""
+        count = min(AT_ONCE, len(like.features)) if self.options.features else 0
+        some = tuple(like.features[at] for at in sorted(self.random.permutation(len(like.features))[:count]))
+        taught = like.taught(feeds, some)
         self.student.shelf.ease()
-        given = self.like.given(feeds, features=along)
-        loss = self.like.by_outputs(given, taught)
-        return loss + self.options.features * self.like.by_features(given, taught) if along else loss
+        self.student.lend(like.student)
+        given = like.given(feeds, some)
+        loss = difference(like.outputs, given, taught)
+        return loss + self.options.features * difference(some, given, taught) if some else loss
+
+
+def _shapes(executor: Executor, feeds: Mapping[str, Array]) -> ShapeOf:
+    found: dict[str, tuple[int, ...]] = {}
+    executor.run(feeds, lambda name, value: found.update({name: tuple(value.shape)}))
+    return found.__getitem__
 
 
 def _size(weight: torch.Tensor) -> float:

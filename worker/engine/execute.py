@@ -3,8 +3,9 @@
 In: a graph, a device and arrays for its inputs. Out: the outputs, and every value on its way to `visit`. An operator
 that has no torch form runs as a one-node onnxruntime session; one that onnxruntime does not know either (numbers of
 eight or four bits, operators newer than it) in ONNX's own reference implementation. Half precision is computed in
-single. Refused: a node that none of them can run (`model_does_not_run`, naming the node) or that there is no memory
-for (`job_out_of_memory`); a gradient through one without torch form (`gradient_unavailable`).
+single; what is in single becomes `floats`. Refused: a node that none of them can run (`model_does_not_run`, naming the
+node) or that there is no memory for (`job_out_of_memory`); a gradient through one without torch form
+(`gradient_unavailable`).
 
 `part` walks some of the operators and may stand inside a transform of torch.func; what leaves torch there is `NoTrace`.
 """
@@ -43,10 +44,10 @@ class NoTrace(Exception):
         self.op = op
 
 
-def hold(array: Held, device: str) -> Held:
-    """A numpy array as the executor keeps it."""
+def hold(array: Held, device: str, floats: torch.dtype = torch.float32) -> Held:
+    """A numpy array as the executor keeps it; `floats`: what single precision becomes."""
     if isinstance(array, torch.Tensor):
-        return array.to(device)
+        return array.to(device, floats if array.dtype == torch.float32 else None)
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
         return array
     if array.dtype.name in ("float16", "bfloat16"):
@@ -54,13 +55,15 @@ def hold(array: Held, device: str) -> Held:
     if not array.flags.writeable or not array.flags.c_contiguous:
         array = np.array(array)
     try:
-        return torch.from_numpy(array).to(device)
+        return hold(torch.from_numpy(array), device, floats)
     except TypeError:
         return array
 
 
 def to_numpy(value: Held) -> Array:
-    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    if not isinstance(value, torch.Tensor):
+        return value
+    return (value.float() if value.dtype == torch.bfloat16 else value).detach().cpu().numpy()
 
 
 @dataclass
@@ -75,10 +78,17 @@ class Walk:
 class Executor:
     """Runs one graph again and again. Values that depend on constants alone are computed once."""
 
-    def __init__(self, graph: Graph, device: str = "cpu", constants: Mapping[str, Array] | None = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        device: str = "cpu",
+        constants: Mapping[str, Array] | None = None,
+        floats: torch.dtype = torch.float32,
+    ) -> None:
         self.graph = graph
         self.device = device
-        self.fixed = {name: hold(array, device) for name, array in (constants or graph.constants).items()}
+        self.floats = floats
+        self.fixed = {name: hold(array, device, floats) for name, array in (constants or graph.constants).items()}
         self.offsets: dict[str, torch.Tensor] = {}  # what is added to values that operators compute
         self._nodes: dict[int, ort.InferenceSession | ReferenceEvaluator] = {}
         self._reads = Counter(
@@ -119,7 +129,7 @@ class Executor:
 
     def start(self, feeds: Mapping[str, Held], visit: Visit | None = None, keep: Iterable[str] = ()) -> Walk:
         """A batch before the first operator. Values named in `keep` stay until they are dropped once more."""
-        live = {name: hold(array, self.device) for name, array in feeds.items()}
+        live = {name: hold(array, self.device, self.floats) for name, array in feeds.items()}
         if visit:
             for name, value in (*self.fixed.items(), *live.items()):
                 visit(name, value)
@@ -152,7 +162,7 @@ class Executor:
     def replace(self, name: str, array: Array) -> None:
         """From now on a constant has another value, or something is added to a value that an operator computes. What
         was computed from constants alone stays as it was."""
-        held = hold(array, self.device)
+        held = hold(array, self.device, self.floats)
         if name in self.graph.constants:
             self.fixed[name] = held
         else:
@@ -247,7 +257,9 @@ class Executor:
                 raise run_failure(error, f"it read {sizes}: {shortened(error)}", where=op.label()) from None
             self._nodes[op.index], results = found
         named = dict(zip(names, results, strict=True))
-        return [hold(np.asarray(named[name]), self.device) if name else torch.empty(0) for name in op.outputs]
+        return [
+            hold(np.asarray(named[name]), self.device, self.floats) if name else torch.empty(0) for name in op.outputs
+        ]
 
 
 def _opsets(graph: Graph, op: Op) -> dict[str, int]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from worker.engine.execute import Executor, Held
 from worker.engine.graph import Array, Graph
@@ -47,30 +48,31 @@ class Likeness:
         self.outputs = tuple(found[name] for name in outputs if name in found)
         self.features = tuple(place for name, place in found.items() if name not in outputs)
 
-    def taught(self, feeds: Mapping[str, Array], *, features: bool) -> Seen:
+    def taught(self, feeds: Mapping[str, Array], features: tuple[Place, ...] = ()) -> Seen:
         """What the teacher computes there, of the units that the student has."""
-        places = self.outputs + (self.features if features else ())
+        places = (*self.outputs, *features)
         found = _run(self.teacher, feeds, tuple(place.name for place in places))
         return {place.name: place.of_teacher(found[place.name]) for place in places}
 
-    def given(self, feeds: Mapping[str, Array], *, features: bool) -> Seen:
+    def given(self, feeds: Mapping[str, Array], features: tuple[Place, ...] = ()) -> Seen:
         """The same of the student, with gradients."""
-        places = self.outputs + (self.features if features else ())
         found: dict[str, torch.Tensor] = {}
-        self.student.differentiable(feeds, _catch(tuple(place.name for place in places), found))
+        self.student.differentiable(feeds, _catch(tuple(place.name for place in (*self.outputs, *features)), found))
         return found
 
-    def by_outputs(self, given: Seen, taught: Seen) -> torch.Tensor:
-        return _difference(self.outputs, given, taught)
-
-    def by_features(self, given: Seen, taught: Seen) -> torch.Tensor:
-        """Nothing where there are none."""
-        return _difference(self.features, given, taught) if self.features else torch.zeros(())
+    def names(self) -> tuple[str, ...]:
+        return tuple(place.name for place in (*self.outputs, *self.features))
 
     def measured(self, answers: list[Seen]) -> None:
         """From now on outputs are judged by how much they vary over all of these."""
         joined = {place.name: torch.cat([one[place.name].flatten() for one in answers]) for place in self.outputs}
         self.outputs = tuple(replace(place, spread=float(joined[place.name].var()) or 1.0) for place in self.outputs)
+
+
+def difference(places: tuple[Place, ...], given: Seen, taught: Seen) -> torch.Tensor:
+    """Squared, in shares of what varies; nothing where there are no places."""
+    parts = [F.mse_loss(given[one.name], taught[one.name]).float() / one.spread for one in places]
+    return torch.stack(parts).mean() if parts else torch.zeros(())
 
 
 def targets(graph: Graph) -> tuple[str, ...]:
@@ -97,13 +99,11 @@ def _place(name: str, taught: torch.Tensor, given: torch.Tensor, gone: Mapping[A
     }
     place = Place(name, kept)
     same = place.of_teacher(taught)
-    return replace(place, spread=float(same.var()) or 1.0) if same.shape == given.shape and same.numel() > 1 else None
-
-
-def _difference(places: tuple[Place, ...], given: Seen, taught: Seen) -> torch.Tensor:
-    """Squared, in shares of what varies."""
-    parts = [(given[one.name] - taught[one.name]).square().mean() / one.spread for one in places]
-    return torch.stack(parts).mean()
+    return (
+        replace(place, spread=float(same.float().var()) or 1.0)
+        if same.shape == given.shape and same.numel() > 1
+        else None
+    )
 
 
 def _run(executor: Executor, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, torch.Tensor]:
