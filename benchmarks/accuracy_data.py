@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-CALIBRATION = {"cifar": 1_000, "mnist": 2_000, "fashion_mnist": 2_000, "imagenet": 100}
+CALIBRATION = {"cifar": 1_000, "mnist": 10_000, "fashion_mnist": 2_000, "imagenet": 100}
 CIFAR: Mapping[str, object] = {
     "scale": 255, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "layout": "NHWC",
 }  # fmt: skip

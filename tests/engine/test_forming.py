@@ -206,6 +206,49 @@ def test_what_a_descent_gives_is_judged_on_other_samples(mlp: Dissected) -> None
     assert formed(chain, executor, gone, [wanted], [against], alike, random) is None
 
 
+def last(dissected: Dissected) -> Forming:
+    """The chain to the model's output."""
+    (output,) = (port.name for port in dissected.graph.outputs)
+    return next(chain for chain in chains(dissected).values() if chain.reading.tail.end == output)
+
+
+def divergence(end: torch.Tensor, taught: torch.Tensor) -> float:
+    chances = [torch.log_softmax(one.detach().double(), dim=1) for one in (taught, end)]
+    return float((chances[0].exp() * (chances[0] - chances[1])).sum(dim=1).mean())
+
+
+def test_where_classes_are_chosen_chances_count_more_than_scores(mlp: Dissected) -> None:
+    """Scores so far apart that one class is nearly certain, and too few units for all of them."""
+    chain, seen, alike = last(mlp), stretch(mlp, last(mlp)), torch.ones(())
+    seen = replace(seen, end=10 * (seen.end - seen.end.mean(dim=0)))
+    gone = lost(mlp, {chain.groups[0]: (0, 1, 2, 3, 4)})
+    found = {}
+    for chooses in (False, True):
+        descent = Descent(chain, Executor(mlp.graph), gone, None, chooses)
+        first = descent.error([seen], descent.squares)
+        descent.run([seen], [seen], torch.Generator().manual_seed(0))
+        squares = descent.error([seen], descent.squares)
+        found[chooses] = divergence(descent.end(seen), seen.end), squares
+        made = formed(
+            chain, Executor(mlp.graph), gone, [seen], [seen], alike, torch.Generator().manual_seed(0), chooses
+        )
+        assert made is not None
+        assert pytest.approx(squares / first) == made[1]
+    assert found[True][0] < 0.9 * found[False][0]
+    assert found[True][1] > found[False][1]
+
+
+def test_scores_do_not_run_away(mlp: Dissected, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All scores of a sample may rise together without any chance changing."""
+    chain, seen = last(mlp), stretch(mlp, last(mlp))
+    descent = Descent(chain, Executor(mlp.graph), lost(mlp, {chain.groups[0]: (0,)}), None, True)
+    higher = replace(seen, end=seen.end + 5.0)
+    here, there = descent.error([seen]), descent.error([higher])
+    monkeypatch.setattr(module, "OF_SCORES", 0.0)
+    assert there > here + 0.01
+    assert pytest.approx(descent.error([seen]), abs=1e-3) == descent.error([higher])
+
+
 def test_what_will_be_cut_away_teaches_nothing(mlp: Dissected) -> None:
     """The second layer makes units of its own from units of which half go: the weights on these stay zeros."""
     gone = {**GONE, "fc2": (0, 1)}

@@ -107,6 +107,53 @@ def test_the_report_is_true_of_the_file(tmp_path: Path) -> None:
     verify_artifact(tmp_path / "artifact.onnx")
 
 
+def weights(folder: Path) -> list[bytes]:
+    return [one.raw_data for one in onnx.load(folder / "artifact.onnx").graph.initializer]
+
+
+def chosen(opset_axis: int) -> onnx.ModelProto:
+    """The MLP with a Softmax at its end."""
+    proto = mlp()
+    proto.graph.node[-1].output[0] = "scores"
+    proto.graph.node.append(onnx.helper.make_node("Softmax", ["scores"], ["y"], axis=opset_axis))
+    return proto
+
+
+def test_the_last_layers_of_a_model_that_chooses_are_formed_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels of classes, or a Softmax, say so. Which labels they are changes nothing."""
+    options = {"amount": {"remove_units": 0.5}}
+    found: dict[str, tuple[list[bytes], ...]] = {}
+    for way in ("as it is", "told nothing"):
+        if way == "told nothing":
+            monkeypatch.setattr("worker.engine.remove._scores", lambda *_: frozenset())
+        jobs = {"labelled": (mlp(), True), "unlabelled": (mlp(), False), "softmax": (chosen(-1), False)}
+        for name, (proto, labels) in jobs.items():
+            job(tmp_path / way / name, options, proto, evaluation=True, labels=labels)
+        found[way] = tuple(weights(tmp_path / way / name) for name in jobs)
+    labelled, unlabelled, softmax = found["as it is"]
+    assert labelled != unlabelled
+    assert (unlabelled, unlabelled) == found["told nothing"][:2]
+    assert softmax != found["told nothing"][2]
+
+
+def test_of_labels_only_their_kind_counts_for_what_goes(tmp_path: Path) -> None:
+    options = {"amount": {"remove_units": 0.5}}
+    job(tmp_path, options, mlp(), evaluation=True)
+    first = weights(tmp_path)
+    held = dict(np.load(tmp_path / "evaluation.npz"))
+    held["labels"] = np.ones_like(held["labels"])
+    np.savez(tmp_path / "evaluation.npz", **held)
+    files = [as_input(tmp_path / f"{name}.npz") for name in ("calibration", "evaluation")]
+    inputs = Inputs(as_input(save(mlp(), tmp_path)), {}, *files)
+    (tmp_path / "again").mkdir()
+    report = prune(parse_options(options), inputs, tmp_path / "again", Limits(1, 1 << 30), lambda _: None)
+    assert isinstance(report.before.accuracy, ClassificationScore)
+    assert report.before.accuracy.score < 1.0
+    assert first == weights(tmp_path / "again")
+
+
 def test_layers_groups_and_coverage_add_up(tmp_path: Path) -> None:
     report = job(tmp_path, HALF)
     by_name = {layer.name: layer for layer in report.layers}

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from schemas.criteria import Distinctiveness
+from schemas.errors import EspalierError
 from schemas.request import PruneRequest
 from worker.engine import cost, evaluate, surgery
 from worker.engine.budget import Quantities
@@ -19,6 +20,8 @@ from worker.engine.execute import Executor
 from worker.engine.finish import PRUNED, write_model
 from worker.engine.graph import Array
 from worker.engine.inputs import LayerInputs, layer_inputs
+from worker.engine.likeness import CHOICES
+from worker.engine.measure import output_infos
 from worker.engine.observe import batches
 from worker.engine.refit.consumers import consumers
 from worker.engine.refit.readings import new_biases, readings
@@ -119,7 +122,28 @@ def _material(subject: Subject, data: Split, stage: Stages) -> Material:
 
     count = data.fit.count + (data.held_back.count if data.held_back is not None else 0)
     seed, shelf = subject.request.seed, subject.loaded.shelf
-    return Material(some(data.fit), some(data.held_back), subject.device, seed, count, shelf)
+    return Material(some(data.fit), some(data.held_back), subject.device, seed, count, shelf, _scores(subject, data))
+
+
+def _scores(subject: Subject, data: Split) -> frozenset[str]:
+    """What holds scores of classes, as far as that is known: a choice among them stands at the end, or labels say so.
+    Of the labels nothing else is looked at."""
+    graph, shapes, found = subject.graph, subject.analysis.ties.seen.shapes, set[str]()
+    for port in graph.outputs:
+        maker = graph.producer.get(port.name)
+        if maker is not None and maker.key in CHOICES and maker.integer("axis", -1) in (-1, 1):
+            found.add(maker.inputs[0])
+    sets = (data.evaluation, data.fit)
+    labels = next((one.labels for one in sets if one is not None and one.labels is not None), None)
+    if labels is not None:
+        try:
+            task = evaluate.resolve_task(subject.request.evaluation, output_infos(subject), labels)
+        except EspalierError:  # who measures refuses it, in the place for that
+            return frozenset()
+        if task.kind == "classification" and task.class_axis == 1 and task.link == "logits":
+            found.add(task.output)
+    flat = len(("samples", "classes"))
+    return frozenset(name for name in found if len(shapes.get(name, ())) == flat and not graph.sample_axes.get(name))
 
 
 def _thin(subject: Subject, data: Split, stage: Stages) -> Sparsified:

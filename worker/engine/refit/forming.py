@@ -11,7 +11,7 @@ weight is relative to the weights of its output, so that it does not matter whet
 into them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import cos, pi
 
@@ -42,6 +42,7 @@ MOST_STARTS = 4  # values of the student that are held until the descent
 OLDEST = 7  # opset; before it broadcasting is spelled out
 JUDGED_AT_ONCE = 64
 TINY = 1e-12
+OF_SCORES = 0.003  # beside the chances of classes: of squared differences of scores
 MAKERS = ("Conv", "Gemm", "MatMul")
 BETWEEN = frozenset({
     *MAKERS, "BatchNormalization", "Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSwish", "Erf", "Gelu",
@@ -164,12 +165,17 @@ class Stretch:
 class Descent:
     """The chain over all that stays, of whatever group: what it reads, makes and gives. What descends is a step from
     where the weights are, in shares of the mean size of the weights of the same output. `lost`: the indices that go;
-    `worth`: of an error in each output."""
+    `worth`: of an error in each output; `chooses`: whether its end is a row of scores of which the largest wins."""
 
     def __init__(
-        self, chain: Forming, executor: Executor, lost: Mapping[Axis, Points], worth: torch.Tensor | None = None
+        self,
+        chain: Forming,
+        executor: Executor,
+        lost: Mapping[Axis, Points],
+        worth: torch.Tensor | None = None,
+        chooses: bool = False,
     ) -> None:
-        self.chain, self.executor, self.lost = chain, executor, lost
+        self.chain, self.executor, self.lost, self.chooses = chain, executor, lost, chooses
         self.worth = torch.ones(()) if worth is None else self._kept(chain.reading.tail.end, worth)
         names = {name for op in chain.ops for name in op.inputs if name in executor.graph.constants}
         self.held = {name: self._kept(name, executor.fixed[name]) for name in names}
@@ -219,8 +225,21 @@ class Descent:
         return end.clamp_min(0.0) if self.chain.reading.tail.rectified else end
 
     def wrong(self, seen: Stretch) -> torch.Tensor:
-        """Of every output that stays, as far as it is worth anything."""
-        return (self.end(seen) - self._taught(seen)).square() * self.worth
+        """Of every output that stays. Where classes are chosen: how far the chances lie apart, and a little of how far
+        the scores do, so that they do not run away."""
+        end, taught = self.end(seen), self._taught(seen)
+        if not self.chooses:
+            return self._squares(end, taught)
+        chances = torch.log_softmax(taught, dim=1)
+        apart = chances.exp() * (chances - torch.log_softmax(end, dim=1))
+        return apart + OF_SCORES * self._squares(end, taught)
+
+    def _squares(self, end: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
+        """As far as an output is worth anything."""
+        return (end - taught).square() * self.worth
+
+    def squares(self, seen: Stretch) -> torch.Tensor:
+        return self._squares(self.end(seen), self._taught(seen))
 
     def _taught(self, seen: Stretch) -> torch.Tensor:
         return self.passing(self._kept(self.chain.reading.tail.end, seen.end))
@@ -268,13 +287,13 @@ class Descent:
         return max(min(ROWS // places, MOST), FEWEST_ROWS // places, FEWEST)
 
     @torch.no_grad()
-    def error(self, held: Sequence[Stretch]) -> float:
-        total = 0.0
+    def error(self, held: Sequence[Stretch], wrong: Callable[[Stretch], torch.Tensor] | None = None) -> float:
+        total, wrong = 0.0, wrong or self.wrong
         for batch in held:
             parts = range(0, len(batch.end), JUDGED_AT_ONCE) if batch.alike() else (None,)
             for at in parts:
                 seen = batch if at is None else batch.some(slice(at, at + JUDGED_AT_ONCE))
-                total += float(self.wrong(seen).sum(dtype=torch.float64))
+                total += float(wrong(seen).sum(dtype=torch.float64))
         return total
 
     def arrays(self) -> dict[str, Array]:
@@ -298,11 +317,15 @@ def formed(
     held: Sequence[Stretch],
     worth: torch.Tensor,
     generator: torch.Generator,
+    chooses: bool = False,
 ) -> tuple[dict[str, Array], float] | None:
-    """The weights as they have descended, and the error on held-back samples as a share of what it was."""
-    descent = Descent(chain, executor, lost, worth)
+    """The weights as they have descended, and the squared error on held-back samples as a share of what it was."""
+    descent = Descent(chain, executor, lost, worth, chooses)
     try:
+        squares = descent.error(held, descent.squares) if chooses else 0.0
         before, after = descent.run(fit, held, generator)
     except NoTorchForm:
         return None
-    return (descent.arrays(), after / before) if after < before else None
+    if after >= before:
+        return None
+    return descent.arrays(), descent.error(held, descent.squares) / squares if squares else after / before

@@ -45,7 +45,8 @@ class Rebuilt:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """The samples to walk with, in batches. Without any held back, what was fitted is judged on itself."""
+    """The samples to walk with, in batches. Without any held back, what was fitted is judged on itself. `scores`: the
+    values that are known to hold a row of scores for each sample, of which the largest says its class."""
 
     fit: Batches
     held: Batches
@@ -53,6 +54,7 @@ class Material:
     seed: int
     samples: int  # of both together
     shelf: Shelf = IN_MEMORY
+    scores: Set[str] = frozenset()
 
 
 def reconstruct(
@@ -84,7 +86,7 @@ def reconstruct(
     refitting = Refitting(
         graph, groups, student, sides(material.fit), sides(material.held or material.fit), plan,
         torch.Generator().manual_seed(material.seed), material.shelf,
-        {chain.reading.op.index: chain for chain in chains},
+        {chain.reading.op.index: chain for chain in chains}, material.scores,
     )  # fmt: skip
     shares = [min(1.0, room / material.samples) for room in rooms(graph, ties.seen, active)]
     refits = tuple(refitting.step(active[place:], shares[place]) for place in range(len(active)))

@@ -9,7 +9,7 @@ features, the teacher's values behind the tail, less what the student itself add
 also repairs what went wrong before it, and an operator that reads nothing removed is fitted for that alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from math import ceil
 
@@ -99,6 +99,7 @@ class Refitting:
     generator: torch.Generator
     shelf: Shelf = IN_MEMORY
     formings: Mapping[int, Forming] = field(default_factory=dict)  # by the index of the operator that reads
+    scores: Set[str] = frozenset()  # values whose rows are scores of classes
     changed: dict[str, Array] = field(default_factory=dict)
 
     def step(self, ahead: Sequence[Reading | Recurrence], share: float) -> Refit:
@@ -208,7 +209,8 @@ class Refitting:
         fit, held = self.fit.stretches(chain), self.held.stretches(chain)
         counts = torch.from_numpy(self._worth(reading)).to(self.student.device, torch.float32)
         lost = surgery.indices_gone(self.groups, self.plan.gone)
-        found = formed(chain, self.student, lost, fit, held, counts, self.generator) if gone else None
+        chooses = reading.tail.end in self.scores and not reading.tail.rectified
+        found = formed(chain, self.student, lost, fit, held, counts, self.generator, chooses) if gone else None
         if found is not None:
             self._change(found[0])
             between = [op for op in chain.ops if op.index < reading.op.index]
