@@ -32,7 +32,7 @@ from worker.engine.observe import batches
 from worker.engine.prepare import Prepared, prepare
 from worker.engine.refit.consumers import consumers
 from worker.engine.refit.reconstruct import Material, judged, reconstruct
-from worker.engine.remove import quantities
+from worker.engine.remove import quantities, scores_known
 from worker.engine.run import Inputs, Limits, observe, subject_of, wanted
 from worker.engine.select import choose
 from worker.engine.shelf import Shelf
@@ -66,7 +66,7 @@ def errors(folder: Path, quick: bool, work: Path) -> Iterator[str]:
     yield from _made_up(work)
     for model, data, share in REAL[:1] if quick else REAL:
         given = material(folder, data, model, 10, work)
-        found = compare(folder / model, given.calibration, "magnitude", share, given.preprocess, work)
+        found = compare(folder / model, given.calibration, "magnitude", share, given.preprocess, work, given.evaluation)
         print(f"\n{model}, the weakest {share:.0%} of every group; errors on held-back samples")
         print(f"{'':40}" + "".join(f"{way:>13}" for way in WAYS))
         for name in found.ways["none"]:
@@ -106,12 +106,18 @@ def _missed(name: str, found: Compared, every_row: bool) -> Iterator[str]:
 
 
 def compare(
-    model: Path, calibration: Path, criterion: str, share: float, preprocess: Mapping[str, object], work: Path
+    model: Path,
+    calibration: Path,
+    criterion: str,
+    share: float,
+    preprocess: Mapping[str, object],
+    work: Path,
+    evaluation: Path | None = None,
 ) -> Compared:
-    """One network, one selection."""
+    """One network, one selection. `evaluation`: of its labels only their kind matters here."""
     options = {"criterion": {"name": criterion}, "amount": {"remove_units": share}, "compensation": "project"}
     request = PruneRequest.model_validate({**options, "preprocess": preprocess})
-    inputs = Inputs(input_file(model), {}, input_file(calibration), None)
+    inputs = Inputs(input_file(model), {}, input_file(calibration), evaluation and input_file(evaluation))
     stage, limits = Stages(lambda _: None), Limits(torch.get_num_threads(), 1 << 33)
     with Shelf.inside(work) as shelf:
         ready = prepare(request, inputs, work, limits, stage, shelf)
@@ -134,7 +140,7 @@ def _compared(
         for part in (ready.data.fit, ready.data.held_back)
     )
     count = sum(part.count for part in (ready.data.fit, ready.data.held_back) if part is not None)
-    samples = Material(fit, held, "cpu", 0, count)
+    samples = Material(fit, held, "cpu", 0, count, scores=scores_known(subject, ready.data))
     projected = judged(ties, groups, found, samples, taken, proposals, veto=True)
     rebuilt = reconstruct(ties, groups, found, samples, taken, chosen_on_the_way=False)
     changed = dict(zip(WAYS, ({}, projected.changed, rebuilt.changed), strict=True))

@@ -111,11 +111,11 @@ def weights(folder: Path) -> list[bytes]:
     return [one.raw_data for one in onnx.load(folder / "artifact.onnx").graph.initializer]
 
 
-def chosen(opset_axis: int) -> onnx.ModelProto:
+def chosen() -> onnx.ModelProto:
     """The MLP with a Softmax at its end."""
     proto = mlp()
     proto.graph.node[-1].output[0] = "scores"
-    proto.graph.node.append(onnx.helper.make_node("Softmax", ["scores"], ["y"], axis=opset_axis))
+    proto.graph.node.append(onnx.helper.make_node("Softmax", ["scores"], ["y"], axis=-1))
     return proto
 
 
@@ -127,8 +127,8 @@ def test_the_last_layers_of_a_model_that_chooses_are_formed_for_that(
     found: dict[str, tuple[list[bytes], ...]] = {}
     for way in ("as it is", "told nothing"):
         if way == "told nothing":
-            monkeypatch.setattr("worker.engine.remove._scores", lambda *_: frozenset())
-        jobs = {"labelled": (mlp(), True), "unlabelled": (mlp(), False), "softmax": (chosen(-1), False)}
+            monkeypatch.setattr("worker.engine.remove.scores_known", lambda *_: frozenset())
+        jobs = {"labelled": (mlp(), True), "unlabelled": (mlp(), False), "softmax": (chosen(), False)}
         for name, (proto, labels) in jobs.items():
             job(tmp_path / way / name, options, proto, evaluation=True, labels=labels)
         found[way] = tuple(weights(tmp_path / way / name) for name in jobs)

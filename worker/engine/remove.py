@@ -122,17 +122,20 @@ def _material(subject: Subject, data: Split, stage: Stages) -> Material:
 
     count = data.fit.count + (data.held_back.count if data.held_back is not None else 0)
     seed, shelf = subject.request.seed, subject.loaded.shelf
-    return Material(some(data.fit), some(data.held_back), subject.device, seed, count, shelf, _scores(subject, data))
+    return Material(
+        some(data.fit), some(data.held_back), subject.device, seed, count, shelf, scores_known(subject, data)
+    )
 
 
-def _scores(subject: Subject, data: Split) -> frozenset[str]:
+def scores_known(subject: Subject, data: Split) -> frozenset[str]:
     """What holds scores of classes, as far as that is known: a choice among them stands at the end, or labels say so.
     Of the labels nothing else is looked at."""
     graph, shapes, found = subject.graph, subject.analysis.ties.seen.shapes, set[str]()
     for port in graph.outputs:
         maker = graph.producer.get(port.name)
-        if maker is not None and maker.key in CHOICES and maker.integer("axis", -1) in (-1, 1):
-            found.add(maker.inputs[0])
+        if maker is not None and maker.key in CHOICES:
+            axis = maker.integer("axis", 0 if maker.key == "ArgMax" else -1)
+            found |= {maker.inputs[0]} if axis in (-1, 1) else set()
     sets = (data.evaluation, data.fit)
     labels = next((one.labels for one in sets if one is not None and one.labels is not None), None)
     if labels is not None:
