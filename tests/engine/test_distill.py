@@ -151,14 +151,19 @@ def quick(monkeypatch: pytest.MonkeyPatch, says: bool) -> None:
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {QUICK: says})
 
 
-def test_steps_are_coarser_where_the_processor_is_quick_at_that_and_come_as_far(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def both(monkeypatch: pytest.MonkeyPatch, folder: Path, epochs: int, proto: onnx.ModelProto) -> tuple[Distilled, ...]:
+    """Trained where the processor is quick, and where it is not."""
     found = []
     for says in (True, False):
         quick(monkeypatch, says)
-        found.append(trained(tmp_path, {"epochs": 20}))
-    coarse, exact = found
+        found.append(trained(folder, {"epochs": epochs}, proto))
+    return tuple(found)
+
+
+def test_steps_are_coarser_where_the_processor_is_quick_at_that_and_come_as_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    coarse, exact = both(monkeypatch, tmp_path, 20, cnn())
     assert coarse.error_before == exact.error_before
     assert coarse.error_after != exact.error_after
     assert pytest.approx(exact.error_after, rel=0.25) == coarse.error_after
@@ -173,14 +178,11 @@ def far_from_zero() -> onnx.ModelProto:
 def test_a_model_that_does_not_bear_coarser_steps_is_spared_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = []
-    for says in (True, False):
-        quick(monkeypatch, says)
-        found.append(trained(tmp_path, {"epochs": 3}, far_from_zero()))
-    assert found[0].error_after == found[1].error_after
+    spared, exact = both(monkeypatch, tmp_path, 3, far_from_zero())
+    assert spared.error_after == exact.error_after
     monkeypatch.setattr("worker.engine.distill.COARSE", np.inf)
     quick(monkeypatch, True)
-    assert found[0].error_after != trained(tmp_path, {"epochs": 3}, far_from_zero()).error_after
+    assert spared.error_after != trained(tmp_path, {"epochs": 3}, far_from_zero()).error_after
 
 
 def test_where_an_operator_cannot_be_run_coarsely_steps_are_exact(
@@ -189,11 +191,8 @@ def test_where_an_operator_cannot_be_run_coarsely_steps_are_exact(
     """A Cast to single precision in front of a product: its factors are no longer of one type."""
     nodes = [Node("Cast", ["x"], "single", {"to": onnx.TensorProto.FLOAT}), gemm("fc", "single", "y")]
     net = model(nodes, layer("fc", 4, 12), {"x": ["N", 12]}, ["y"])
-    found = []
-    for says in (True, False):
-        quick(monkeypatch, says)
-        found.append(trained(tmp_path, {"epochs": 3}, net).error_after)
-    assert found[0] == found[1]
+    spared, exact = both(monkeypatch, tmp_path, 3, net)
+    assert spared.error_after == exact.error_after
 
 
 def test_matrices_that_are_worth_it_take_other_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,7 +266,7 @@ class _Course:
             yield self._loss(self.coarse, feeds) * (few.count / part.count)
 
     def _loss(self, like: Likeness, feeds: Mapping[str, Array]) -> torch.Tensor:
-        """Of the features a few, others in each step: as good as all of them, and a step takes half the time."""
+        """Of the features a few, others in each step: they teach as much as all of them, in less time."""
         count = min(AT_ONCE, len(like.features)) if self.options.features else 0
         some = tuple(like.features[at] for at in sorted(self.random.permutation(len(like.features))[:count]))
         taught = like.taught(feeds, some)

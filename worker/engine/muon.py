@@ -2,7 +2,7 @@
 
 In: weights, as which stacks of matrices they are to be seen, and how long their steps are. Out: `Muon`, which moves
 them along their slopes' running means, each turned into the nearest matrix without long and short axes (Jordan et al.,
-2024). Which weights are worth that: `worthwhile`.
+2024). Which weights are worth that: `worthwhile`. Left out: vectors, depthwise convolutions among them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,8 +77,8 @@ class _Place:
         return matrices.mT if self.stack[1] > self.stack[2] else matrices
 
     def move(self, turned: torch.Tensor, rate: float) -> None:
-        few_rows = self.of(turned)
-        as_it_stands = few_rows.mT if self.stack[1] > self.stack[2] else few_rows
+        lying = self.of(turned)
+        as_it_stands = lying.mT if self.stack[1] > self.stack[2] else lying
         longest = sqrt(max(self.stack[1:]))  # so the numbers of a step are of that size, not its axes
         self.weight.sub_(as_it_stands.reshape(self.weight.shape), alpha=rate * self.length * longest)
 
