@@ -22,7 +22,7 @@ class Distill(Strict):
         gt=0,
         le=1,
         description="How far a step moves a weight, at its highest, as a share of each weight tensor's own size (its "
-        "root mean square); matrices that are applied at many places move 0.4 of that, in all directions at once.",
+        "root mean square).",
     )
     batch: int = Field(default=32, ge=1, le=65_536, description="Samples in a step.")
     features: float = Field(
