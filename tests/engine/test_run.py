@@ -4,6 +4,8 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +19,9 @@ from schemas.report import ClassificationScore, FidelityScore, Report
 from schemas.request import Amount, Constraints, Evaluation, Preprocess, PruneRequest, Scope, parse_options
 from tests.engine.nets import ROW, Node, balanced, cnn, feeds_for, mlp, model, reshaped_at_run_time, save
 from worker.engine import surgery, verify
+from worker.engine.graph import freeze
+from worker.engine.load import load
+from worker.engine.remove import scores_known
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.verify import verify_artifact
 
@@ -136,6 +141,30 @@ def test_the_last_layers_of_a_model_that_chooses_are_formed_for_that(
     assert labelled != unlabelled
     assert (unlabelled, unlabelled) == found["told nothing"][:2]
     assert softmax != found["told nothing"][2]
+
+
+@pytest.mark.parametrize(
+    ("chooser", "attributes", "known"),
+    [("Softmax", {}, True), ("Softmax", {"axis": 0}, False), ("ArgMax", {"axis": 1}, True), ("ArgMax", {}, False)],
+)
+def test_a_choice_is_one_among_classes_not_among_samples(
+    chooser: str, attributes: dict[str, object], known: bool, tmp_path: Path
+) -> None:
+    """An ArgMax that does not say along what goes along the samples."""
+    nodes = [Node("Relu", ["x"], "scores"), Node(chooser, ["scores"], "y", attributes)]
+    net = model(nodes, {}, ROW, {"y": ["N", 12]})
+    if chooser == "ArgMax":
+        kind = net.graph.output[0].type.tensor_type
+        kind.elem_type = onnx.TensorProto.INT64
+        dims = ["N", 1] if known else [1, 12]
+        for dim, size in zip(kind.shape.dim, dims, strict=True):
+            dim.Clear()
+            setattr(dim, "dim_value" if isinstance(size, int) else "dim_param", size)
+    graph = freeze(load(save(net, tmp_path), {}).model)
+    seen = SimpleNamespace(shapes={"scores": (2, 12)})
+    subject: Any = SimpleNamespace(graph=graph, analysis=SimpleNamespace(ties=SimpleNamespace(seen=seen)))
+    nothing: Any = SimpleNamespace(evaluation=None, fit=None)
+    assert ({"scores"} if known else set()) == scores_known(subject, nothing)
 
 
 def test_of_labels_only_their_kind_counts_for_what_goes(tmp_path: Path) -> None:
