@@ -102,6 +102,14 @@ def _channels_last(x: torch.Tensor) -> torch.Tensor:
         return x
 
 
+def is_channels_last(x: torch.Tensor) -> bool:
+    """Images whose channels lie side by side, as convolutions leave them."""
+    try:
+        return x.ndim == IMAGES and x.stride(1) < x.stride(3)
+    except RuntimeError:
+        return False
+
+
 def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     x, w = given(tensors, 0), given(tensors, 1)
     rank = w.ndim - 2

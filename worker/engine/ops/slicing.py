@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
+from worker.engine.ops.convolution import is_channels_last
 from worker.engine.ops.elementwise import tie_others
 from worker.engine.ops.rule import Cut, Follow, NoTorchForm, Rule, Tensors, given, optional
 from worker.engine.ties import Axis, Pin, Ties
@@ -142,6 +143,9 @@ def slice_(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     starts, ends = setting(1, "starts") or [], setting(2, "ends") or []
     axes = setting(3, "axes") or list(range(len(starts)))
     steps = setting(4, "steps") or [1] * len(starts)
+    channels_last = is_channels_last(x)
+    if channels_last:  # slopes are then made in that order too; to add up two orders takes ten times as long
+        x, axes = x.movedim(1, -1), [(0, x.ndim - 1, *range(1, x.ndim - 1))[axis] for axis in axes]
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         low, high, _ = slice(start, end, step).indices(x.shape[axis])
         if step > 0:
@@ -149,7 +153,7 @@ def slice_(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
             x = x[(*whole, slice(low, high, step))]
         else:
             x = x.index_select(axis, torch.arange(low, high, step, device=x.device))
-    return (x,)
+    return (x.movedim(-1, 1) if channels_last else x,)
 
 
 def tie_gather(op: Op, ties: Ties) -> None:
