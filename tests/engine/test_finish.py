@@ -11,6 +11,8 @@ from schemas.report import FidelityScore, Report
 from schemas.request import parse_options
 from tests.engine.nets import classifier, feeds_for, save
 from tests.engine.test_run import as_input
+from worker.engine.data import Samples
+from worker.engine.finish import shared_out
 from worker.engine.run import Inputs, Limits, prune
 
 HALF = {"criterion": {"name": "magnitude"}, "amount": {"remove_units": 0.5}}
@@ -62,6 +64,16 @@ def test_zeros_stay_zero_through_training(tmp_path: Path) -> None:
     trained = finished(tmp_path, {**sparse, "distill": {"epochs": 5, "learning_rate": 0.01}})
     assert dense.after.nonzero_parameters == trained.after.nonzero_parameters
     assert dense.after.accuracy != trained.after.accuracy
+
+
+def test_samples_held_back_beyond_those_that_judge_are_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit, held = Samples({"x": np.arange(10)}), Samples({"x": np.arange(10, 20)})
+    assert (fit, held) == shared_out(fit, held)
+    assert (fit, fit) == shared_out(fit, None)
+    monkeypatch.setattr("worker.engine.finish.MOST_HELD", 4)
+    trained, kept = shared_out(fit, held)
+    assert [*range(10, 14)] == kept.inputs["x"].tolist()
+    assert [*range(10), *range(14, 20)] == trained.inputs["x"].tolist()
 
 
 @pytest.mark.parametrize(("step", "short"), [("quantize", "int8"), ("quantize", True), ("distill", True)])

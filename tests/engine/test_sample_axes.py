@@ -93,6 +93,19 @@ def test_samples_are_taken_along_their_axes(tmp_path: Path) -> None:
     assert [4, 4, 2] == [one.count for one in samples.batches(4)]
 
 
+def test_samples_that_follow_others_are_joined_along_their_axes() -> None:
+    numbers = np.arange(24.0)
+    whole = Samples(
+        {"x": numbers.reshape(6, 4), "state": numbers.reshape(2, 6, 2), "rate": np.array(16_000)},
+        axes={"x": 0, "state": 1, "rate": None},
+    )
+    again = whole.rows(0, 2).followed_by(whole.rows(2, 6))
+    assert whole.count == again.count
+    assert whole.axes == again.axes
+    for name, array in whole.inputs.items():
+        np.testing.assert_array_equal(array, again.inputs[name])
+
+
 def test_a_split_parts_every_input(tmp_path: Path) -> None:
     samples = read(sent(tmp_path))
     parts = split(samples, None, 0)

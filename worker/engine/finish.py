@@ -23,6 +23,7 @@ from worker.engine.quantize import quantize
 from worker.engine.stages import Made, Stages, Subject, Work
 
 PRUNED, DISTILLED, QUANTIZED = "pruned.onnx", "distilled.onnx", "quantized.onnx"
+MOST_HELD = 500  # samples: two states that differ by less than these can tell are as good as each other
 FLOAT = "float.onnx"  # where the artifact is in eight bits: the model before that
 
 
@@ -59,9 +60,10 @@ def _distilled(
     clock: Callable[[], float],
 ) -> Work:
     start = clock()
+    fit, kept = shared_out(fit, held)
     sparse = subject.request.criterion.prunes_weights()
     found = distill(
-        subject.graph, freeze(work.model), surgery.indices_gone(subject.groups, work.gone), fit, held or fit, options,
+        subject.graph, freeze(work.model), surgery.indices_gone(subject.groups, work.gone), fit, kept, options,
         seed=subject.request.seed, device=subject.device, keep_zeros=sparse, tell=stage.within,
         shelf=subject.loaded.shelf, clock=clock,
     )  # fmt: skip
@@ -69,6 +71,15 @@ def _distilled(
     path, weights = write_model(model, subject, DISTILLED)
     made = Made("distilled", path, weights, clock() - start, _said(found, held is not None))
     return replace(work, model=model, artifact=path, weights=weights, made=(*work.made, made))
+
+
+def shared_out(fit: Samples, held: Samples | None) -> tuple[Samples, Samples]:
+    """Samples to train on, and those that say which state was best: of those held back only as many as that takes."""
+    if held is None:
+        return fit, fit
+    if held.count <= MOST_HELD:
+        return fit, held
+    return fit.followed_by(held.rows(MOST_HELD, held.count)), held.rows(0, MOST_HELD)
 
 
 def _said(found: Distilled, held: bool) -> str:

@@ -71,6 +71,14 @@ class Samples:
         labels = None if self.labels is None else self.labels[start:stop]
         return self._picked(lambda array, axis: array[(*[slice(None)] * axis, slice(start, stop))], labels)
 
+    def followed_by(self, others: "Samples") -> "Samples":
+        """The rows of both, without labels."""
+        inputs = {
+            name: array if (axis := self.axis(name)) is None else np.concatenate([array, others.inputs[name]], axis)
+            for name, array in self.inputs.items()
+        }
+        return Samples(inputs, None, self.axes)
+
     def _picked(
         self,
         pick: Callable[[NDArray[np.generic], int], NDArray[np.generic]],
