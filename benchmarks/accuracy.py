@@ -6,9 +6,9 @@ amounts, and prints accuracies over all test samples, times and memory; then, fo
 layer on held-back samples as it is left by `none` and by `reconstruct`. `errors` sets `project` between both, layer by
 layer, and does so over networks of all kinds; `rivals` sets other pruners beside that, `distill` and `int8` are what
 may follow, `device` a network for a part that it does not fit, `cost` what a whole job takes. Without --part each runs
-in a process of its own, and says how long it took: `distill` alone trains for half an hour. In: ESPALIER_DATA (default
-../shared/data). Out: tables. Exit code 1 where a claim is missed: an accuracy falls by more than its goal, a fitted
-layer is worse than as it was.
+in a process of its own, and says how long it took: `distill` alone trains for half an hour, and shows with --seconds
+what more time gives. In: ESPALIER_DATA (default ../shared/data). Out: tables. Exit code 1 where a claim is missed: an
+accuracy falls by more than its goal, a fitted layer is worse than as it was.
 """
 
 import argparse
@@ -76,6 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="fewer test samples, networks and ways; short training")
     parser.add_argument("--only", default="", help="of `prune` and `distill`: only networks with this in their names")
     parser.add_argument("--ours", action="store_true", help="of `prune`: only `obs` with `reconstruct`")
+    parser.add_argument("--seconds", type=float, help="of `distill`: how long to train, where it is not ten minutes")
     options = parser.parse_args(argv)
     if options.part is None:
         return max(_alone(name, options.quick) for name in PARTS)
@@ -85,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.part == "prune":
             part = partial(pruned, only=options.only, ours=options.ours)
         elif options.part == "distill":
-            part = partial(distilled, only=options.only)
+            part = partial(distilled, only=options.only, seconds=options.seconds)
         missed = list(part(folder, options.quick, Path(work)))
     for claim in missed:
         print(f"MISSED: {claim}")

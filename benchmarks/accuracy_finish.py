@@ -41,12 +41,13 @@ ROUNDED: tuple[tuple[str, str, dict[str, float], float], ...] = (
 )
 
 
-def distilled(folder: Path, quick: bool, work: Path, only: str = "") -> Iterator[str]:
-    """Each row's accuracy as uploaded, as cut and refitted, and after training."""
+def distilled(folder: Path, quick: bool, work: Path, only: str = "", seconds: float | None = None) -> Iterator[str]:
+    """Each row's accuracy as uploaded, as cut and refitted, and after training for `seconds`."""
+    limit = seconds or (QUICK_SECONDS if quick else SECONDS)
     print(f"{'':24} {'MACs':>6} {'before':>7} {'cut':>7} {'taught':>7} {'lost':>6} {'goal':>6} {'epochs, error':<1}")
     for row in TAUGHT[:1] if quick else [one for one in TAUGHT if only in one.model]:
         given = material(folder, "cifar", row.model, QUICK_TEST if quick else None, work, IMAGES)
-        distill = {"seconds": QUICK_SECONDS if quick else SECONDS, "epochs": 10_000, "augment": "flip"}
+        distill = {"seconds": limit, "epochs": 10_000, "augment": "flip"}
         report = job(
             folder / row.model, given, {"amount": {"keep_macs": row.keep_macs}, "distill": distill}, work
         ).report

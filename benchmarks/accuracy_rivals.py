@@ -2,13 +2,15 @@
 
 In: the data folder, and BENCH_RIVALS_PYTHON, which names an interpreter with torch, onnxsim and torch-pruning; without
 it only the plain cut stands beside ours. Out: a table, and the rows in which another one does better. onnxsim gets the
-sparsity at which it keeps the share of parameters that comes closest to ours, Torch-Pruning the same share of units of
-the live module; its Taylor sees labels, ours never do.
+sparsity at which its L2 keeps the share of parameters that comes closest to ours, Torch-Pruning the same share of units
+of the live module; its Taylor sees labels, ours never do.
 """
 
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from benchmarks.accuracy_data import Material, material
@@ -52,9 +54,9 @@ def beaten(folder: Path, quick: bool, work: Path) -> Iterator[str]:
         print(f"{'':28} {'params':>7} {'after':>7}\n{'obs, reconstruct':28} {share:7.3f} {best:7.2f}", flush=True)
         cut = {"criterion": {"name": "magnitude"}, "compensation": "none", "amount": one.amount}
         plain = job(folder / one.model, given, cut, work).report
-        others = [("L2, cut", plain.after.parameters / plain.before.parameters, points(plain.after.accuracy))]
-        others += _others(python, one, folder, given, share, work) if python else []
-        for name, kept, accuracy in others:
+        cut_share = plain.after.parameters / plain.before.parameters
+        others = _others(python, one, folder, given, share, work) if python else ()
+        for name, kept, accuracy in chain([("L2, cut", cut_share, points(plain.after.accuracy))], others):
             print(f"{name:28} {kept:7.3f} {accuracy:7.2f}", flush=True)
             if accuracy > best and kept <= 1.02 * share:
                 yield f"{one.model}: {name} gives {accuracy:.2f}, ours {best:.2f}"
@@ -65,22 +67,19 @@ def _others(
 ) -> Iterator[tuple[str, float, float]]:
     """Name, share of the parameters kept, accuracy."""
     target, path = work / "rival.onnx", folder / one.model
-    tried = [one.amount["remove_units"]] if "remove_units" in one.amount else SPARSITIES
-    for method in CHANNELS:
-        found = []
-        for sparsity in tried:
-            kept = pruned_by_rival(python, "channels", path, target, method, sparsity, given.rival_calibration)
-            if kept is not None:
-                found.append((abs(kept - share), kept, given.accuracy(target)))
-        if found:
-            _, kept, accuracy = min(found)
-            yield f"onnxsim, {method}", kept, 100 * accuracy
-        else:
-            print(f"{f'onnxsim, {method}':28} no answer")
-    for method in ("L2", "Taylor") if one.live else ():
-        weights = path.with_suffix(".pt")
-        kept = pruned_by_rival(python, "live", weights, target, method, tried[0], given.rival_calibration)
+    sparsity = one.amount.get("remove_units")
+    if sparsity is None:
+        sizes = [(pruned_by_rival(python, "channels", path, target, CHANNELS[0], tried, given.rival_calibration), tried)
+                 for tried in SPARSITIES]  # fmt: skip
+        sparsity = min(((abs(kept - share), tried) for kept, tried in sizes if kept is not None), default=(0, 0.5))[1]
+    asked = [("onnxsim", "channels", path, method) for method in CHANNELS]
+    if one.live:
+        asked += [("Torch-Pruning", "live", path.with_suffix(".pt"), method) for method in ("L2", "Taylor")]
+    for name, how, source, method in asked:
+        start = time.perf_counter()
+        kept = pruned_by_rival(python, how, source, target, method, sparsity, given.rival_calibration)
+        took = time.perf_counter() - start
         if kept is None:
-            print(f"{f'Torch-Pruning, {method}':28} no answer")
+            print(f"{f'{name}, {method}':28} no answer within {took:.0f} s", flush=True)
         else:
-            yield f"Torch-Pruning, {method}", kept, 100 * given.accuracy(target)
+            yield f"{name}, {method} ({took:.0f} s)", kept, 100 * given.accuracy(target)

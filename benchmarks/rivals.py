@@ -89,12 +89,15 @@ def pruned_by_rival(
     python: str, how: Literal["channels", "live"], model: Path, target: Path, method: str, share: float, data: Path
 ) -> float | None:
     """Let onnxsim remove channels, or Torch-Pruning units of a live module; the share of the parameters that stays,
-    None where it fails."""
+    None where it fails or takes too long."""
     command = [python, "-m", "benchmarks.rivals_side", how, str(model), str(target), method, str(share)]
-    done = subprocess.run(
-        [*command, str(data)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, check=False, timeout=LIMIT_S,
-    )  # fmt: skip
+    try:
+        done = subprocess.run(
+            [*command, str(data)], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, check=False, timeout=LIMIT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return None
     return float(done.stdout.split()[-1]) if done.returncode == 0 else None
 
 
