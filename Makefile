@@ -1,5 +1,6 @@
 # `make run` and `make test` are all that a fresh clone needs. Both install into .venv first; the second time there is
-# nothing to install and they start at once. Extra arguments for pip: PIP_ARGS="...", for pytest: PYTEST_ARGS="...".
+# nothing to install and they start at once. Extra arguments for pip: PIP_ARGS="...", for pytest: PYTEST_ARGS="..."
+# (tests run in two processes, a file in one of them; with -n 0 in one alone).
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
@@ -34,7 +35,7 @@ run: $(VENV)/.embedded
 	@exec $(BIN)/espalier serve $(SERVE_ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

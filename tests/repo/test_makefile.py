@@ -77,7 +77,7 @@ def test_pip_is_held_to_the_pins(folder: Path) -> None:
 
 def test_arguments_reach_pytest_and_serve(folder: Path) -> None:
     make(folder, "test")
-    assert ["python -m pytest tests/cli -x"] == make(folder, "test", "PYTEST_ARGS=tests/cli -x")
+    assert ["python -m pytest -n 2 --dist loadfile tests/cli -x"] == make(folder, "test", "PYTEST_ARGS=tests/cli -x")
     assert ["espalier serve --port 0"] == make(folder, "run", "SERVE_ARGS=--port 0")
 
 
@@ -100,6 +100,6 @@ def test_the_ci_script_runs_the_readme_test_command_and_passes_failure_on(folder
     make(folder, "test")
     (folder / "log").write_text("")
     assert 0 == subprocess.run([folder / ".ci/run"], env=CLEAN, check=False, capture_output=True).returncode
-    assert "python -m pytest" == (folder / "log").read_text().splitlines()[-1].strip()
+    assert "python -m pytest -n 2 --dist loadfile" == (folder / "log").read_text().splitlines()[-1].strip()
     (folder / ".venv/bin/mypy").write_text("#!/bin/sh\nexit 1\n")
     assert 1 == subprocess.run([folder / ".ci/run"], env=CLEAN, check=False, capture_output=True).returncode
