@@ -48,7 +48,7 @@ class Amount(Strict):
 
     @model_validator(mode="after")
     def _one_or_several_to_keep(self) -> "Amount":
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        given = self._given()
         alone = [name for name in given if name in ALONE]
         if not given or (alone and len(given) > 1):
             raise ValueError(
@@ -56,6 +56,13 @@ class Amount(Strict):
                 f"got {', '.join(given) or 'none'}"
             )
         return self
+
+    def _given(self) -> list[str]:
+        return [name for name in type(self).model_fields if getattr(self, name) is not None]
+
+    def named(self) -> str:
+        """As it was asked for."""
+        return " and ".join(repr(name) for name in self._given())
 
     @property
     def kind(self) -> AmountKind:

@@ -22,7 +22,9 @@ class Kind:
 
 FAILURES: dict[str, Kind] = {
     # ---- the request
-    "options_invalid": Kind(422, "The options are not valid", "Correct the options that `errors` points at."),
+    "options_invalid": Kind(
+        422, "The options are not valid", "Correct the options named here; the README has a table of all."
+    ),
     "options_not_json": Kind(400, "The options are not JSON", "Send `options` as one JSON object."),
     "body_invalid": Kind(400, "The request body cannot be read", "Send multipart/form-data, or JSON that names blobs."),
     "model_missing": Kind(422, "There is no model in the request", "Send the model as the form field `model`."),
@@ -40,7 +42,7 @@ FAILURES: dict[str, Kind] = {
         422, "The idempotency key was used for another request", "Use a new key for a new request."
     ),
     "idempotency_key_invalid": Kind(400, "The idempotency key is not usable", "Use 1 to 200 printable characters."),
-    "request_invalid": Kind(422, "A parameter of the request is not valid", "Correct what `errors` points at."),
+    "request_invalid": Kind(422, "A parameter of the request is not valid", "Correct what is named here."),
     # ---- who may
     "unauthorized": Kind(401, "An API key is needed", "Send `Authorization: Bearer <key>`."),
     "host_forbidden": Kind(
@@ -88,7 +90,11 @@ FAILURES: dict[str, Kind] = {
     "nothing_to_prune": Kind(422, "The model has no unit that can be removed", "Read the refusals; widen `scope`."),
     "scope_matches_nothing": Kind(422, "No prunable layer matches `scope`", "Use names from the list in the message."),
     # ---- the data
-    "calibration_required": Kind(422, "These options need calibration data", "Send it as the field `calibration`."),
+    "calibration_required": Kind(
+        422,
+        "These options need calibration data",
+        "Send it as the field `calibration`, with --data on the command line.",
+    ),
     "labels_required": Kind(422, "These options need labels", "Add an array `labels` to the calibration data."),
     "data_unreadable": Kind(422, "The data file cannot be read", "Send .npz, .npy or .csv; see the README."),
     "data_object_array": Kind(422, "The data holds Python objects", "Save plain numeric arrays."),
@@ -98,11 +104,11 @@ FAILURES: dict[str, Kind] = {
     "data_shape_mismatch": Kind(422, "An array does not fit its input", "Send (samples, ...) as the model takes it."),
     "data_dtype_mismatch": Kind(422, "An array's type does not fit its input", "Send numbers of the input's kind."),
     "data_not_finite": Kind(422, "The data holds NaN or infinity", "Remove or repair those samples."),
-    "data_empty": Kind(422, "The data has no usable sample", "Send at least the number that the message names."),
+    "data_empty": Kind(422, "The data has no usable sample", "Send a file with samples in it."),
     "history_required": Kind(
         422,
         "These options need the history of the training",
-        "Record it as examples/record_history.py does and send it as the field `history`.",
+        "Record it as examples/record_history.py does; the field `history`, --history on the command line.",
     ),
     "history_invalid": Kind(
         422,
@@ -127,7 +133,9 @@ FAILURES: dict[str, Kind] = {
     ),
     "amount_unreachable": Kind(422, "The amount cannot be reached", "Ask for less; the message names the least."),
     "infeasible": Kind(
-        422, "Nothing meets the constraints", "Loosen one that the message names, or send more calibration samples."
+        422,
+        "Nothing meets the constraints",
+        "Loosen a constraint, name a larger target, or send more calibration samples.",
     ),
     "exactness_failed": Kind(500, "The pruned model failed its own proof", "Report it: this is a defect of ours."),
     "artifact_rejected": Kind(500, "The pruned model failed verification", "Report it: this is a defect of ours."),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
+from schemas.sentences import got
 from schemas.strict import Strict
 
 
@@ -54,14 +55,14 @@ def _in_full(raw: Any) -> Any:
     if isinstance(raw, bool):
         return {} if raw else None
     if isinstance(raw, str):
-        raise ValueError("give true or an object, such as {}")
+        raise ValueError(f"give true or an object, such as {{}}{got(raw)}")
     return raw
 
 
 def _quantize_in_full(raw: Any) -> Any:
     """The only arithmetic that there is may be named."""
     if isinstance(raw, str) and raw != "int8":
-        raise ValueError('give "int8", true or an object, such as {}')
+        raise ValueError(f'give "int8", true or an object, such as {{}}{got(raw)}')
     return _in_full({} if raw == "int8" else raw)
 
 

@@ -64,7 +64,9 @@ class Evaluation(Strict):
 class Constraints(Strict):
     """What the result must satisfy. Without an amount they say how much goes; they always give a verdict."""
 
-    max_accuracy_drop: float | None = Field(default=None, ge=0, description="As a share: 0.01 is one point.")
+    max_accuracy_drop: float | None = Field(
+        default=None, ge=0, lt=1, description="As a share: 0.01 is one point of 100."
+    )
     min_accuracy: float | None = Field(default=None, description="The score after pruning is at least this.")
     max_file_bytes: int | None = Field(default=None, gt=0, lt=2**63, description="The size of the ONNX file.")
     max_parameters: int | None = Field(default=None, gt=0, lt=2**63, description="Zeros count.")
@@ -188,7 +190,8 @@ class PruneRequest(Strict):
             raise ValueError("a search needs to know what for: give constraints, or a target")
         if weights and kind not in ("remove_weights", "threshold"):
             raise ValueError(
-                f'amount {kind!r} removes units, but the criterion ranks single weights; use "remove_weights"'
+                f"amount {self.amount.named()} counts units, but the criterion ranks single weights; give "
+                "amount.remove_weights"
             )
         if not weights and kind == "remove_weights":
             raise ValueError(

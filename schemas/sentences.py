@@ -13,6 +13,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 LONGEST_QUOTE = 60
+PERCENT = 100
 
 # Filled in with the complaint's context.
 MUST: Mapping[str, str] = {
@@ -55,6 +56,8 @@ def sentence(problem: ErrorDetails, meaning: str = "", example: str = "") -> str
     said = MUST[kind].format(**context)
     if kind not in _ALL_BUT_THE_FORM:
         said += got(given)
+    if kind == "less_than" and context["lt"] == 1 and isinstance(given, int | float) and given > 1:
+        said += f"; {given:g} % is {given / 100:g}" if given < PERCENT else ""
     if kind == "literal_error":
         said += _meant(given, tuple(_QUOTED.findall(str(context["expected"]))))
     if example:

@@ -188,7 +188,7 @@ class Client:
             known = {one.name: one for one in self.artifacts(job_id)}
             if name not in known:
                 detail = f"job {job_id} made no file {name!r}; {nearest(name, tuple(known))}"
-                raise EspalierError("not_found", detail, where=job_id)
+                raise EspalierError("not_found", detail, where=job_id, hint="Name one of them, or none for all.")
             name = known[name]
         self._fetch(f"/jobs/{job_id}/artifacts/{name.name}", f"sha256:{name.sha256}", path)
 

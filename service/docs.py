@@ -32,7 +32,7 @@ th, td { text-align: left; vertical-align: top; border-bottom: 1px solid var(--l
 
 EXAMPLE = """curl -F model=@model.onnx -F calibration=@calibration.npz -F 'options={"amount": {"remove_units": 0.5}}' \\
      ADDRESS/prune
-curl 'ADDRESS/jobs/JOB_ID?wait=60'
+curl -N ADDRESS/jobs/JOB_ID/events
 curl -OJ ADDRESS/jobs/JOB_ID/artifact"""
 
 

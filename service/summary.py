@@ -227,13 +227,13 @@ def _section(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str
 
 
 def job_lines(jobs: Iterable[Job]) -> list[str]:
-    lines = [f"{'ID':<32}  {'STATE':<9}  {'CREATED (UTC)':<19}  MODEL"]
+    lines = [f"{'ID':<32}  {'KIND':<8}  {'STATE':<9}  {'CREATED (UTC)':<19}  MODEL"]
     for job in jobs:
         created = datetime.fromtimestamp(job.created_at, UTC).strftime("%Y-%m-%d %H:%M:%S")
         stage = f"  {job.progress.fraction:.0%} {job.progress.stage}" if job.state == "running" else ""
         trouble = f"  {job.failure.code}" if job.failure else ""
         model = job.inputs.model.name or job.inputs.model.blob
-        lines.append(f"{job.id:<32}  {job.state:<9}  {created}  {model}{stage}{trouble}")
+        lines.append(f"{job.id:<32}  {job.kind:<8}  {job.state:<9}  {created}  {model}{stage}{trouble}")
     return lines
 
 

@@ -39,6 +39,7 @@ def test_each_step_is_measured_and_the_last_one_is_the_result(tmp_path: Path) ->
     assert report.before.peak_ram_bytes > 3 * report.after.peak_ram_bytes
     keys = {node.op_type for node in onnx.load(tmp_path / "artifact.onnx").graph.node}
     assert "DequantizeLinear" in keys
+    assert report.before.parameters > report.after.parameters == sum(one.parameters_after for one in report.layers)
     assert "quantized" in (tmp_path / "report.md").read_text()
     assert "distilled" in (tmp_path / "report.html").read_text()
 
@@ -63,6 +64,7 @@ def test_zeros_stay_zero_through_training(tmp_path: Path) -> None:
     dense = finished(tmp_path, sparse)
     trained = finished(tmp_path, {**sparse, "distill": {"epochs": 5, "learning_rate": 0.01}})
     assert dense.after.nonzero_parameters == trained.after.nonzero_parameters
+    assert "weights set to zero" == trained.steps[0].detail
     assert dense.after.accuracy != trained.after.accuracy
 
 

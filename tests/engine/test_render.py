@@ -16,6 +16,7 @@ from schemas.report import (
     DataUse,
     Exactness,
     FidelityScore,
+    FinishingStep,
     GroupChange,
     LayerChange,
     Pair,
@@ -231,7 +232,7 @@ def test_the_page_says_what_happened():
         "1, 3, 5, 1001–1003",
         "1 0 7.2° merged",
         "0 10 90.0 % 70.0 % −20.0",
-        "operator_unknown 3 times 3,702 parameters out of reach",
+        "operator_unknown 3 times 3,702 parameters in these layers",
         "2,000 distinct calibration samples, split by the seed.",
         "prove 300 ms",
         '"angle_deg": 20.0',
@@ -324,6 +325,16 @@ def test_unstructured_pruning_speaks_of_weights():
     assert "the same weights masked to zero" in page
     assert "nonzero weights before" in page
     assert "L2 magnitude of weights, removing 50 % of the weights" in page
+
+
+def test_what_follows_the_cut_is_named_and_the_proof_is_not_of_it():
+    cut = FinishingStep(step="pruned", detail="", seconds=0, file_bytes=9, gzip_bytes=9, accuracy=None, latency_ms=1)
+    options = parse_options({"distill": True, "quantize": "int8"})
+    page = Page(render_html(report(options=options).model_copy(update={"steps": (cut,)})))
+    assert "compensation reconstruct, then distilled, then rounded to eight bits" in page
+    assert "That is the model as it was cut" in page
+    assert "then distilled" not in Page(render_html(report()))
+    assert "as it was cut" not in Page(render_html(report()))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 
 from schemas.errors import EspalierError
@@ -44,6 +45,27 @@ def test_more_may_go_where_more_may_be_lost(tmp_path: Path) -> None:
     ]
     assert all(many >= few for many, few in pairwise(kept))
     assert kept[0] > kept[-1]
+
+
+def test_what_too_few_samples_could_not_tell_is_said(tmp_path: Path) -> None:
+    """Fifteen samples hold back three."""
+    proto = balanced(cnn(), "fc2.bias")
+    session = ort.InferenceSession(proto.SerializeToString())
+    feeds = feeds_for(proto, 300)
+    labels = session.run(None, feeds)[0].argmax(axis=1)
+    options = {"constraints": {"max_accuracy_drop": 0.02}, "compensation": "none"}
+    said = {}
+    for few in (15, 290):
+        folder = tmp_path / str(few)
+        folder.mkdir()
+        np.savez(folder / "data.npz", x=feeds["x"][:few], labels=labels[:few])
+        np.savez(folder / "judge.npz", x=feeds["x"], labels=labels)
+        files = as_input(save(proto, folder)), {}, as_input(folder / "data.npz"), as_input(folder / "judge.npz")
+        report = prune(parse_options(options), Inputs(*files), folder, Limits(1, 1 << 30), lambda _: None)
+        said[few] = [one for one in report.warnings if "The search chose" in one], report.verdict.met
+    (warning,), met = said[15]
+    assert not met
+    assert "0.00 points on 3 samples held back; on the" in warning
 
 
 PROGRAM, STACK = 1_280 + 10 * 128, 512  # beside weights and activations; the network has ten operators

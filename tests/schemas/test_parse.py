@@ -41,7 +41,19 @@ def told(options: dict[str, Any], kind: type[BaseModel] = PruneRequest) -> list[
         (
             {"amount": {"keep_macs": 50}},
             "/amount/keep_macs",
-            "must be less than 1, not 50 (Keep this share of the multiply-accumulates)",
+            "must be less than 1, not 50; 50 % is 0.5 (Keep this share of the multiply-accumulates)",
+        ),
+        ({"amount": {"keep_macs": 500}}, "/amount/keep_macs", "must be less than 1, not 500 (Keep"),
+        (
+            {"constraints": {"max_accuracy_drop": 5}},
+            "/constraints/max_accuracy_drop",
+            "must be less than 1, not 5; 5 % is 0.05 (As a share: 0.01 is one point of 100)",
+        ),
+        ({"quantize": "int4"}, "/quantize", 'give "int8", true or an object, such as {}, not "int4"'),
+        (
+            {"criterion": {"name": "wanda"}, "amount": {"keep_macs": 0.5, "keep_parameters": 0.5}},
+            "",
+            "amount 'keep_macs' and 'keep_parameters' counts units, but",
         ),
         ({"preprocess": True}, "/preprocess", "must be an object, not true; write {} for its defaults"),
         ({"scope": {"include": "conv*"}}, "/scope/include", 'must be a list, not "conv*"; write ["conv*"]'),

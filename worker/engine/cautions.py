@@ -7,6 +7,7 @@ done. Nothing is refused.
 from collections.abc import Iterator
 
 from schemas.criteria import Distinctiveness
+from schemas.report import SearchReport
 from schemas.request import PruneRequest
 from worker.engine.chance import draws
 from worker.engine.stages import Judged, Subject, Work
@@ -22,7 +23,7 @@ NOTHING_LOSSY = "lossy changed nothing: {why}."
 COLLAPSE = 0.1
 
 
-def cautions(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
+def cautions(subject: Subject, work: Work, judged: Judged, search: SearchReport | None = None) -> Iterator[str]:
     request = subject.request
     weights = request.criterion.prunes_weights()
     if not weights and not any(work.gone.values()):
@@ -57,6 +58,7 @@ def cautions(subject: Subject, work: Work, judged: Judged) -> Iterator[str]:
         yield "There was no data left to judge accuracy with: send an evaluation file or more calibration samples."
     yield from _unused(subject)
     yield from _collapse(request, judged)
+    yield from _overrated(request, judged, search)
     half = isinstance(request.criterion, Distinctiveness) and request.criterion.centre == "half"
     if half and request.criterion.needs_data():
         yield "centre: half subtracts nothing where an activation has no finite range (ReLU)."
@@ -92,4 +94,20 @@ def _collapse(request: PruneRequest, judged: Judged) -> Iterator[str]:
         yield (
             f"The score fell far: from {before.score:.4f} to {after.score:.4f} on {after.samples:,} samples. "
             f"{', or '.join(advice).capitalize()}; constraints.max_accuracy_drop says how much may be lost."
+        )
+
+
+def _overrated(request: PruneRequest, judged: Judged, found: SearchReport | None) -> Iterator[str]:
+    """What a search chose on the samples held back may lose more on those that judge."""
+    before, after, asked = judged.before, judged.after, request.constraints
+    if found is None or not found.by_labels or before is None or after is None:
+        return
+    there, here = found.points[found.chosen].drop, before.score - after.score
+    too_much = asked.max_accuracy_drop is not None and here > asked.max_accuracy_drop
+    too_little = asked.min_accuracy is not None and after.score < asked.min_accuracy
+    if there is not None and there < here and (too_much or too_little):
+        yield (
+            f"The search chose what lost {100 * there:.2f} points on {found.samples:,} samples held back; on the "
+            f"{after.samples:,} that judge it lost {100 * here:.2f}. The fewer are held back, the less they can tell: "
+            "send more calibration samples, or set a smaller max_accuracy_drop than you can bear."
         )

@@ -34,7 +34,8 @@ def finish(
     request = subject.request
     if request.distill is None and request.quantize is None:
         return work
-    cut = Made("pruned", work.artifact, work.weights, 0.0, "units removed, their weights handed over")
+    how = "weights set to zero" if request.criterion.prunes_weights() else "units removed, their weights handed over"
+    cut = Made("pruned", work.artifact, work.weights, 0.0, how)
     work = replace(work, made=(cut,))
     with stage("finish", "finishing the pruned model"):
         if request.distill is not None:

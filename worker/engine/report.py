@@ -45,6 +45,7 @@ PACKAGES = ("espalier", "torch", "onnx", "onnx-ir", "onnxruntime", "numpy", "sci
 # Read at import: a confined job can no longer read what the packages say of themselves.
 VERSIONS = {name: version(name) for name in PACKAGES}
 BYTE = np.dtype(np.int8)
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 FLOATS = (
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.FLOAT16,
@@ -91,7 +92,7 @@ def assemble(
         refusals=tuple(_refusals(subject, work)),
         coverage=coverage(subject.graph, subject.analysis),
         data=use,
-        warnings=tuple(cautions(subject, work, judged)),
+        warnings=tuple(cautions(subject, work, judged, found)),
         timings=timings,
         provenance=_provenance(subject, work, threads),
     )
@@ -141,9 +142,12 @@ def _side(
 
 
 def _held(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Real numbers, and integers that stand for them."""
+    """Real numbers, and integers that stand for them; not what these are multiplied by."""
     quantised = held_as_integers(proto.graph.node)
-    return [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
+    scales = {node.input[1] for node in proto.graph.node if node.op_type in ROUNDING}
+    return [
+        one for one in tensors(proto) if (one.data_type in FLOATS and one.name not in scales) or one.name in quantised
+    ]
 
 
 def _nonzero(subject: Subject, proto: onnx.ModelProto) -> dict[int | str, int]:

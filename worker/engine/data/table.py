@@ -123,6 +123,8 @@ def _numbers(row: list[str], line: int, header: list[str], where: str) -> list[f
         return numbers
     column, cell = next((i, cell) for i, cell in enumerate(row) if not _is_number(cell))
     name = f" ({header[column]})" if header else ""
-    hint = "Write decimals with a point." if "," in cell else "Every cell must hold a number."
+    hint = (
+        "Write decimals with a point." if "," in cell else "Every cell must hold a number; arrays come as .npz or .npy."
+    )
     detail = f"line {line}, column {column + 1}{name}: {cell[:40]!r} is not a number"
     raise EspalierError("data_unreadable", detail, where=where, hint=hint)

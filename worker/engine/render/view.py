@@ -132,7 +132,10 @@ def _what(report: Report) -> str:
     """What was asked for, in a sentence: the criterion with its parameters, the amount, the compensation."""
     amount = report.options.amount
     how = report.options.criterion.in_words(amount.kind == "threshold")
-    return f"{how[0].upper()}{how[1:]}, {amount.in_words()}, compensation {report.options.compensation}"
+    asked = [f"{how[0].upper()}{how[1:]}", amount.in_words(), f"compensation {report.options.compensation}"]
+    asked += ["then distilled"] if report.options.distill is not None else []
+    asked += ["then rounded to eight bits"] if report.options.quantize is not None else []
+    return ", ".join(asked)
 
 
 def _proof(report: Report) -> str:
@@ -151,6 +154,10 @@ def _proof(report: Report) -> str:
         sentence += f" Statistics of {len(found.over_kept)} operators are those of the units that stay, in both."
     if not found.mask_has_effect:
         sentence += " The mask changed no output: what was removed had no influence on these samples."
+    if report.steps:
+        sentence += (
+            " That is the model as it was cut; the steps after the cut change what it computes, as their rows say."
+        )
     return sentence.replace("e-0", "e-")
 
 
