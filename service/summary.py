@@ -29,6 +29,7 @@ def report_table(report: Report) -> str:
         f"exactness: {'passed' if proof.passed else 'FAILED'}, largest relative difference "
         f"{proof.max_relative_difference:.2g} (tolerance {proof.tolerance:.0e}, {proof.samples} samples)",
     ]
+    lines.append(f"data: {report.data.how}")
     lines += _devices(report.devices)
     lines += _way(report)
     lines += [f"warning: {warning}" for warning in report.warnings]
@@ -179,7 +180,7 @@ def sweep_table(report: SweepReport) -> str:
         "",
     )
     lines = _section(head, [uploaded, *(_point(point, report.best) for point in report.points)])[1:]
-    lines += ["", report.best_because]
+    lines += ["", report.best_because, f"data: {report.data.how}"]
     lines += [f"warning: {warning}" for warning in report.warnings]
     asked = next((one for point in report.points if (one := point.options.constraints) != Constraints()), Constraints())
     return "\n".join([*lines, *_verdict(report.verdict, asked, "a point meets the constraints")])

@@ -50,6 +50,7 @@ def test_local_writes_the_model_and_every_report(
     said = capsys.readouterr()
     assert f"{report.before.parameters:,}" in said.out
     assert "exactness: passed" in said.out
+    assert f"data: {report.data.how}" in said.out
     assert " 95% report" in said.err
 
 

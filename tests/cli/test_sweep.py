@@ -32,6 +32,7 @@ def test_a_sweep_here(example: Example, tmp_path: Path, capsys: pytest.CaptureFi
         assert point.score is not None
         assert f"{point.number}. {point.label}  {point.score.mean:.4f}" in said
     assert "best, point-01.onnx" in said
+    assert f"data: {report.data.how}" in said
     assert f"{out}.md, {out} written" in said
     assert Path(f"{out}.md").read_text() == (out / "report.md").read_text()
 
