@@ -32,6 +32,7 @@ from schemas.report import (
 )
 from schemas.request import PruneRequest, parse_options
 from worker.engine.render import numbers, render_html, render_markdown
+from worker.engine.render.measures import measures
 from worker.engine.render.rows import PAIRS_SHOWN, REFUSALS_SHOWN
 from worker.engine.render.view import GROUPS_SHOWN, LAYERS_SHOWN
 
@@ -325,6 +326,17 @@ def test_unstructured_pruning_speaks_of_weights():
     assert "the same weights masked to zero" in page
     assert "nonzero weights before" in page
     assert "L2 magnitude of weights, removing 50 % of the weights" in page
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [(0.033, 0.019, "within noise"), (0.060, 0.030, "−50.0 %"), (10, 9.7, "within noise"), (10, 8, "−20.0 %")],
+)
+def test_latencies_that_come_and_go_are_no_change(before: float, after: float, said: str):
+    sides = (report().before.model_copy(update={"latency_ms": ms}) for ms in (before, after))
+    (found,) = [one for one in measures(*sides, False) if one.name == "Latency"]
+    assert said == found.change
+    assert (found.tone == "same") == (said == "within noise") == (not found.factor)
 
 
 def test_what_follows_the_cut_is_named_and_the_proof_is_not_of_it():

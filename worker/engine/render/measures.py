@@ -11,7 +11,7 @@ from schemas.report import Score, Side
 from worker.engine.render import numbers
 
 Tone = Literal["good", "bad", "same"]
-LATENCY_NOISE = 0.05  # differences below this come and go from run to run: neither good nor bad
+LATENCY_NOISE = 0.05, 0.02  # a share, and milliseconds: what is below either comes and goes from run to run
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,10 @@ def measures(before: Side, after: Side, unstructured: bool) -> tuple[Measure, ..
 
 def _latency(before: float, after: float) -> Measure:
     measure = _measure("Latency", before, after, numbers.milliseconds, "ms, median of one thread", headline=True)
-    noise = abs(after - before) < LATENCY_NOISE * before
-    return replace(measure, tone="same") if noise else measure
+    share, least = LATENCY_NOISE
+    if abs(after - before) < max(share * before, least):
+        return replace(measure, tone="same", change="within noise", factor="")
+    return measure
 
 
 def _counted(name: str, before: int, after: int, headline: bool) -> Measure:
