@@ -1,12 +1,13 @@
 """Training against the uploaded model: the error falls on samples that were not trained on, and each option counts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from schemas.errors import EspalierError
 from schemas.finishing import Distill
@@ -167,6 +168,41 @@ def test_steps_are_coarser_where_the_processor_is_quick_at_that_and_come_as_far(
     assert coarse.error_before == exact.error_before
     assert coarse.error_after != exact.error_after
     assert pytest.approx(exact.error_after, rel=0.25) == coarse.error_after
+
+
+@pytest.fixture
+def cores() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_lanes_take_the_same_steps_and_equal_jobs_stay_equal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: Callable[[int], None]
+) -> None:
+    """A step's 16 samples by one, two and four threads, in parts of 16, 8 and 4."""
+    quick(monkeypatch, False)
+    taken: list[int] = []
+    threads = distilling._threads
+
+    def watched(lanes: int) -> Any:
+        taken.append(lanes)
+        return threads(lanes)
+
+    monkeypatch.setattr(distilling, "_threads", watched)
+    found = []
+    for count in (1, 2, 4, 4, 8):
+        cores(count)
+        found.append(trained(tmp_path, {"augment": "shift"}))
+        assert count == torch.get_num_threads()
+    alone, *others = found
+    assert {1, 2, 4} == set(taken)
+    assert [pytest.approx(alone.error_after, rel=1e-3)] * 4 == [one.error_after for one in others]
+    assert all(np.array_equal(others[1].changed[name], others[2].changed[name]) for name in others[1].changed)
+    monkeypatch.setattr(distilling, "MOST_WEIGHTS", 10)  # copies of large weights are spared
+    taken.clear()
+    trained(tmp_path, {"epochs": 1})
+    assert [1] == taken
 
 
 def far_from_zero() -> onnx.ModelProto:

@@ -5,12 +5,16 @@ before and after. The best state by held-back error is kept, the one before trai
 stay zero. Refused: what cannot be differentiated (`gradient_unavailable`).
 
 Held-back samples are always answered in single precision; steps are computed in bfloat16 where the processor has
-products for that and the models bear it.
+products for that and the models bear it. On several cores a step's samples part into lanes, a thread for each: on small
+maps many cores at one operator mostly wait for each other.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -22,7 +26,7 @@ from worker.engine.data import Samples
 from worker.engine.evaluate import chunk_rows, pad
 from worker.engine.execute import Executor, to_numpy
 from worker.engine.graph import Array, Graph
-from worker.engine.likeness import Likeness, difference
+from worker.engine.likeness import Likeness, Place, difference
 from worker.engine.muon import Muon, Stack, worthwhile
 from worker.engine.ops.rule import ShapeOf
 from worker.engine.shelf import IN_MEMORY, Shelf
@@ -35,6 +39,9 @@ SMALLEST = 0.01  # of a weight's sizes
 OF_MATRIX = 0.4  # of the rate: steps in all directions at once go further
 QUICK = "amx_bf16"  # what a processor says that multiplies bfloat16 in blocks
 COARSE = 1e-3  # of what the outputs vary: at most so much may rounding change
+MOST_LANES = 4
+OF_LANE = 4  # samples at least
+MOST_WEIGHTS = 1 << 24  # that learn; of more than these no lane gets copies
 EIGHTH = 8
 IMAGES = 4  # dimensions
 
@@ -141,10 +148,11 @@ class _Student:
             raise _nothing_learns()
         self.executor.fixed |= self.weights
 
-    def lend(self, executor: Executor) -> None:
-        """The weights as they are now, in the precision that it computes in; slopes find their way back."""
-        if executor is not self.executor:
-            executor.fixed |= {name: weight.to(executor.floats) for name, weight in self.weights.items()}
+    def lend(self, executor: Executor) -> dict[str, torch.Tensor]:
+        """The weights as they are now, in the precision that it computes in; slopes of these are its own."""
+        lent = {name: weight.detach().to(executor.floats).requires_grad_() for name, weight in self.weights.items()}
+        executor.fixed |= lent
+        return lent
 
     def settle(self) -> None:
         """After a step: slopes are let go of (while the teacher answers the next samples nobody needs them), and what
@@ -206,11 +214,27 @@ class _Course:
             raise _nothing_learns()
         self.answers = [self.like.taught(part.inputs) for part in self._parts()]
         self.like.measured(self.answers)
-        self.coarse = self._coarse(gone, first.inputs) or self.like
+        self.lanes = self._lanes(gone, first.inputs)
         matrices = worthwhile(
             student.executor.graph, student.weights, _shapes(student.executor, first.inputs), self.batch / first.count
         )
         self.steps = _Steps(student.weights, matrices)
+
+    def _lanes(self, gone: Mapping[Axis, Points], feeds: Mapping[str, Array]) -> tuple[Likeness, ...]:
+        """Both models for each thread that takes steps."""
+        first = self._coarse(gone, feeds) or self.like
+        count = min(torch.get_num_threads(), MOST_LANES, max(self.rows // OF_LANE, 1))
+        size = sum(weight.numel() for weight in self.student.weights.values())
+        if first.student.device != "cpu" or size > MOST_WEIGHTS:
+            return (first,)
+        return first, *(self._beside(first.student.floats, gone, feeds) for _ in range(count - 1))
+
+    def _beside(self, floats: torch.dtype, gone: Mapping[Axis, Points], feeds: Mapping[str, Array]) -> Likeness:
+        """The same models once more."""
+        teacher, student = (Executor(one.graph, floats=floats) for one in (self.like.teacher, self.like.student))
+        like = Likeness(teacher, student, gone, feeds)
+        like.outputs, like.features = self.like.outputs, self.like.features
+        return like
 
     def _coarse(self, gone: Mapping[Axis, Points], feeds: Mapping[str, Array]) -> Likeness | None:
         """The same in bfloat16, for the steps: where that is quick, and both models can be run so and hardly differ."""
@@ -224,12 +248,10 @@ class _Course:
             if coarse.names() != self.like.names():
                 return None
             coarse.outputs, coarse.features = self.like.outputs, self.like.features
-            self._loss(coarse, feeds).backward()  # type: ignore[no-untyped-call]
+            self._slopes(coarse, feeds, coarse.features, 1.0)
             taught = {name: value.float() for name, value in coarse.taught(feeds).items()}
         except (EspalierError, RuntimeError, TypeError, ValueError):
             return None
-        finally:
-            self.student.settle()
         return coarse if difference(self.like.outputs, taught, self.answers[0]) < COARSE else None
 
     def error(self) -> float:
@@ -243,38 +265,80 @@ class _Course:
     def epoch(self, share: Callable[[float], float]) -> None:
         """One pass over the samples in a new order, or as far as the time goes."""
         order = self.random.permutation(self.fit.count)
-        for start in range(0, len(order) - self.batch + 1, self.batch):
-            done = share(start / len(order))
-            if done >= 1.0:
-                return
-            rate = min(1.0, done / WARM_UP) * (1 + np.cos(np.pi * done)) / 2
-            part = self.fit.take(order[start : start + self.batch])
-            for loss in self._losses(part):
-                if not loss.requires_grad:
-                    raise _nothing_learns()
-                loss.backward()  # type: ignore[no-untyped-call]
-            self.steps.take(self.options.learning_rate * float(rate))
-            self.student.settle()
+        with _threads(len(self.lanes)) as each:
+            for start in range(0, len(order) - self.batch + 1, self.batch):
+                done = share(start / len(order))
+                if done >= 1.0:
+                    return
+                rate = min(1.0, done / WARM_UP) * (1 + np.cos(np.pi * done)) / 2
+                self._step(self.fit.take(order[start : start + self.batch]), each)
+                self.steps.take(self.options.learning_rate * float(rate))
+                self.student.settle()
+
+    def _step(self, part: Samples, each: "_Each") -> None:
+        """Slopes of the mean over a step's samples, into the weights. Each lane takes parts of it, one by one, for both
+        models' features are held at once; added up in their order, so that equal jobs stay equal."""
+        part = replace(part, inputs=augmented(part.inputs, self.options.augment, self.random))
+        lanes = len(self.lanes)
+        parts = [*part.batches(self.fixed or max(-(-min(self.rows, part.count) // lanes), 1))]
+        some = self._some()
+
+        def in_lane(lane: int) -> list[_Slopes]:
+            return [
+                self._slopes(self.lanes[lane], few.inputs, some, few.count / part.count) for few in parts[lane::lanes]
+            ]
+
+        found = [*each(in_lane, range(lanes))]
+        for name, weight in self.student.weights.items():
+            slopes = [
+                slope.float()
+                for number in range(len(parts))
+                if (slope := found[number % lanes][number // lanes][name]) is not None
+            ]
+            weight.grad = torch.stack(slopes).sum(dim=0) if len(slopes) > 1 else slopes[0] if slopes else None
+
+    def _some(self) -> tuple[Place, ...]:
+        """Of the features a few, others in each step: they teach as much as all of them, in less time."""
+        features = self.like.features
+        count = min(AT_ONCE, len(features)) if self.options.features else 0
+        return tuple(features[at] for at in sorted(self.random.permutation(len(features))[:count]))
+
+    def _slopes(self, like: Likeness, feeds: Mapping[str, Array], some: tuple[Place, ...], share: float) -> "_Slopes":
+        """Of so much of a step."""
+        taught = like.taught(feeds, some)
+        self.student.shelf.ease()
+        weights = self.student.lend(like.student)
+        given = like.given(feeds, some)
+        loss = difference(like.outputs, given, taught)
+        if some:
+            loss = loss + self.options.features * difference(some, given, taught)
+        if not loss.requires_grad:
+            raise _nothing_learns()
+        slopes = torch.autograd.grad(loss * share, [*weights.values()], allow_unused=True)
+        return dict(zip(weights, slopes, strict=True))
 
     def _parts(self) -> Iterator[Samples]:
         return (pad(part, self.fixed) for part in self.held.batches(self.rows))
 
-    def _losses(self, part: Samples) -> Iterator[torch.Tensor]:
-        """The mean over a step's samples, in parts of it, which are made and let go of one by one."""
-        for few in part.batches(self.rows):
-            feeds = augmented(few.inputs, self.options.augment, self.random)
-            yield self._loss(self.coarse, feeds) * (few.count / part.count)
 
-    def _loss(self, like: Likeness, feeds: Mapping[str, Array]) -> torch.Tensor:
-        """Of the features a few, others in each step: they teach as much as all of them, in less time."""
-        count = min(AT_ONCE, len(like.features)) if self.options.features else 0
-        some = tuple(like.features[at] for at in sorted(self.random.permutation(len(like.features))[:count]))
-        taught = like.taught(feeds, some)
-        self.student.shelf.ease()
-        self.student.lend(like.student)
-        given = like.given(feeds, some)
-        loss = difference(like.outputs, given, taught)
-        return loss + self.options.features * difference(some, given, taught) if some else loss
+_Slopes: TypeAlias = Mapping[str, torch.Tensor | None]
+_Each: TypeAlias = Callable[[Callable[[int], list[_Slopes]], Sequence[int]], Iterator[list[_Slopes]]]
+
+
+@contextmanager
+def _threads(lanes: int) -> Iterator[_Each]:
+    """Runs a function of the lane in all lanes at once, each with its share of the cores."""
+    cores = torch.get_num_threads()
+    if lanes == 1:
+        yield map
+        return
+    own = max(cores // lanes, 1)
+    torch.set_num_threads(own)
+    try:
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(own,)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _shapes(executor: Executor, feeds: Mapping[str, Array]) -> ShapeOf:
