@@ -13,7 +13,10 @@ from service.inspect_command import inspect
 from service.prune_command import prune
 from service.sweep_command import compare, sweep
 
-EPILOG = "Exit codes: 0 done; 1 a constraint was not met; 2 usage; 3 the job or the service failed; 130 interrupted."
+EPILOG = (
+    "Exit codes: 0 done; 1 a constraint was not met; 2 usage; 3 the job or the service "
+    "failed, or nothing meets the constraints; 130 interrupted."
+)
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 

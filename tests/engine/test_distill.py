@@ -177,11 +177,14 @@ def cores() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.parametrize("turned", [True, False])
 def test_lanes_take_the_same_steps_and_equal_jobs_stay_equal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: Callable[[int], None]
+    turned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: Callable[[int], None]
 ) -> None:
     """A step's 16 samples by one, two and four threads, in parts of 16, 8 and 4."""
     quick(monkeypatch, False)
+    if not turned:
+        monkeypatch.setattr(distilling, "worthwhile", lambda *_: {})
     taken: list[int] = []
     threads = distilling._threads
 

@@ -83,7 +83,9 @@ def test_outputs_are_compared_before_a_choice_is_made(last: str, tmp_path: Path)
     assert ["l"] == [one.name for one in Likeness(Executor(graph), Executor(graph), {}, feeds).outputs]
 
 
-@pytest.mark.parametrize(("floats", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+@pytest.mark.parametrize(
+    ("floats", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2e-2), (torch.float64, 1e-6)]
+)
 def test_the_slope_of_a_difference_is_that_of_the_mean_square(floats: torch.dtype, tolerance: float) -> None:
     random = torch.Generator().manual_seed(0)
     ours, taught = (torch.randn(4, 6, 5, 5, generator=random) for _ in range(2))

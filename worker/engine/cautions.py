@@ -99,7 +99,8 @@ def _collapse(request: PruneRequest, judged: Judged) -> Iterator[str]:
 
 def _overrated(request: PruneRequest, judged: Judged, found: SearchReport | None) -> Iterator[str]:
     """What a search chose on the samples held back may lose more on those that judge."""
-    before, after, asked = judged.before, judged.after, request.constraints
+    before, asked = judged.before, request.constraints
+    after = judged.steps[0].accuracy if judged.steps else judged.after  # the search knows of the cut alone
     if found is None or not found.by_labels or before is None or after is None:
         return
     there, here = found.points[found.chosen].drop, before.score - after.score

@@ -41,7 +41,7 @@ QUICK = "amx_bf16"  # what a processor says that multiplies bfloat16 in blocks
 COARSE = 1e-3  # of what the outputs vary: at most so much may rounding change
 MOST_LANES = 4
 OF_LANE = 4  # samples at least
-MOST_WEIGHTS = 1 << 24  # that learn; of more than these no lane gets copies
+MOST_WEIGHTS = 1 << 25  # of both models; of more than these no lane gets copies
 EIGHTH = 8
 IMAGES = 4  # dimensions
 
@@ -224,8 +224,8 @@ class _Course:
         """Both models for each thread that takes steps."""
         first = self._coarse(gone, feeds) or self.like
         count = min(torch.get_num_threads(), MOST_LANES, max(self.rows // OF_LANE, 1))
-        size = sum(weight.numel() for weight in self.student.weights.values())
-        if first.student.device != "cpu" or size > MOST_WEIGHTS:
+        size = sum(array.size for like in (first.teacher, first.student) for array in like.graph.constants.values())
+        if first.student.device != "cpu" or self.fixed or size > MOST_WEIGHTS:
             return (first,)
         return first, *(self._beside(first.student.floats, gone, feeds) for _ in range(count - 1))
 
@@ -283,19 +283,17 @@ class _Course:
         parts = [*part.batches(self.fixed or max(-(-min(self.rows, part.count) // lanes), 1))]
         some = self._some()
 
-        def in_lane(lane: int) -> list[_Slopes]:
-            return [
-                self._slopes(self.lanes[lane], few.inputs, some, few.count / part.count) for few in parts[lane::lanes]
-            ]
+        def in_lane(lane: int) -> _Slopes:
+            total: _Slopes = {}
+            for few in parts[lane::lanes]:
+                _add(total, self._slopes(self.lanes[lane], few.inputs, some, few.count / part.count))
+            return total
 
-        found = [*each(in_lane, range(lanes))]
+        whole: _Slopes = {}
+        for slopes in each(in_lane, range(lanes)):
+            _add(whole, slopes)
         for name, weight in self.student.weights.items():
-            slopes = [
-                slope.float()
-                for number in range(len(parts))
-                if (slope := found[number % lanes][number // lanes][name]) is not None
-            ]
-            weight.grad = torch.stack(slopes).sum(dim=0) if len(slopes) > 1 else slopes[0] if slopes else None
+            weight.grad = whole.get(name)
 
     def _some(self) -> tuple[Place, ...]:
         """Of the features a few, others in each step: they teach as much as all of them, in less time."""
@@ -315,14 +313,23 @@ class _Course:
         if not loss.requires_grad:
             raise _nothing_learns()
         slopes = torch.autograd.grad(loss * share, [*weights.values()], allow_unused=True)
-        return dict(zip(weights, slopes, strict=True))
+        return {name: slope for name, slope in zip(weights, slopes, strict=True) if slope is not None}
 
     def _parts(self) -> Iterator[Samples]:
         return (pad(part, self.fixed) for part in self.held.batches(self.rows))
 
 
-_Slopes: TypeAlias = Mapping[str, torch.Tensor | None]
-_Each: TypeAlias = Callable[[Callable[[int], list[_Slopes]], Sequence[int]], Iterator[list[_Slopes]]]
+_Slopes: TypeAlias = dict[str, torch.Tensor]
+_Each: TypeAlias = Callable[[Callable[[int], _Slopes], Sequence[int]], Iterator[_Slopes]]
+
+
+def _add(total: _Slopes, more: _Slopes) -> None:
+    """In single precision, and in the order in memory that weights have: torch's fused Adam looks at no other."""
+    for name, slope in more.items():
+        if name in total:
+            total[name] += slope
+        else:
+            total[name] = slope.float().contiguous()
 
 
 @contextmanager

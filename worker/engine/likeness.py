@@ -13,11 +13,11 @@ import torch
 
 from worker.engine.execute import Executor, Held
 from worker.engine.graph import Array, Graph
+from worker.engine.ops.convolution import is_channels_last
 from worker.engine.ties import Axis, Points
 
 READERS = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN")
 CHOICES = ("Softmax", "LogSoftmax", "Hardmax", "ArgMax")
-IMAGES = 4  # dimensions
 Seen: TypeAlias = Mapping[str, torch.Tensor]
 
 
@@ -32,7 +32,7 @@ class Place:
     def of_teacher(self, value: torch.Tensor) -> torch.Tensor:
         """In the order in which convolutions compute: what has another is slow to compare with it."""
         for axis, index in self.kept.items():
-            if value.ndim == IMAGES and axis == 1:
+            if axis == 1 and is_channels_last(value):
                 value = value.movedim(1, -1).index_select(-1, index).movedim(-1, 1)
             else:
                 value = value.index_select(axis, index)
@@ -81,7 +81,7 @@ def difference(places: tuple[Place, ...], given: Seen, taught: Seen) -> torch.Te
 
 
 def mean_square(given: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
-    """Of the difference, in single precision. torch's own takes some times as long in bfloat16."""
+    """Of the difference, in single precision at least. torch's own takes some times as long in bfloat16."""
     found: torch.Tensor = _MeanSquare.apply(given, taught)  # type: ignore[no-untyped-call]
     return found
 
@@ -91,8 +91,8 @@ class _MeanSquare(torch.autograd.Function):
     def forward(ctx: Any, given: torch.Tensor, taught: torch.Tensor) -> torch.Tensor:
         apart = given - taught
         ctx.save_for_backward(apart)
-        length: torch.Tensor = torch.linalg.vector_norm(apart, dtype=torch.float32)
-        return length.square() / apart.numel()
+        length: torch.Tensor = torch.linalg.vector_norm(apart, dtype=torch.promote_types(apart.dtype, torch.float32))
+        return (length.square() / apart.numel()).float()
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor, None]:

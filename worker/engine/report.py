@@ -71,7 +71,9 @@ def assemble(
     counted = _nonzero(subject, result)
     final = onnx.load(work.artifact) if work.quantized else result
     held = _nonzero(subject, final) if work.quantized else counted
-    sides = (_before(subject, judged, whole), _after(subject, work, judged, after, final, held.values()))
+    scales = _added_scales(result, final) if work.quantized else frozenset()
+    nonzero = [count for name, count in held.items() if name not in scales]
+    sides = (_before(subject, judged, whole), _after(subject, work, judged, after, final, nonzero, scales))
     where = devices.devices(subject.request.target, subject.graph, *sides, quantized=work.quantized)
     if subject.request.verify_on is not None:
         where = where.model_copy(update={"compiled": devices.unfinished(subject.request.verify_on)})
@@ -106,12 +108,18 @@ def _before(subject: Subject, judged: Judged, shapes: ShapeOf) -> Side:
 
 
 def _after(
-    subject: Subject, work: Work, judged: Judged, shapes: ShapeOf, final: onnx.ModelProto, nonzero: Iterable[int]
+    subject: Subject,
+    work: Work,
+    judged: Judged,
+    shapes: ShapeOf,
+    final: onnx.ModelProto,
+    nonzero: Iterable[int],
+    scales: frozenset[str],
 ) -> Side:
     files = work.files()
     sizes = (sum(path.stat().st_size for path in files), sum(map(gzip_bytes, files)))
     latency, score = judged.latency_after_ms, judged.after
-    return _side(subject, final, nonzero, shapes, sizes, latency, score, eight_bits=work.quantized)
+    return _side(subject, final, nonzero, shapes, sizes, latency, score, scales, eight_bits=work.quantized)
 
 
 def _side(
@@ -122,14 +130,16 @@ def _side(
     sizes: tuple[int, int],
     latency_ms: float,
     score: Score | None,
+    scales: frozenset[str] = frozenset(),
     eight_bits: bool = False,
 ) -> Side:
-    """`eight_bits`: activations take a byte each where the model is deployed, whatever it was seen to compute in."""
+    """`scales` are no parameters. `eight_bits`: activations take a byte each where the model is deployed, whatever it
+    was seen to compute in."""
     seen = subject.analysis.ties.seen
     if eight_bits:
         seen = replace(seen, dtypes={name: BYTE if dtype.kind == "f" else dtype for name, dtype in seen.dtypes.items()})
     return Side(
-        parameters=sum(prod(one.dims) for one in _held(proto)),
+        parameters=sum(prod(one.dims) for one in _held(proto) if one.name not in scales),
         nonzero_parameters=sum(nonzero),
         macs=sum(cost.macs_by_op(subject.graph, shapes).values()),
         file_bytes=sizes[0],
@@ -141,13 +151,16 @@ def _side(
     )
 
 
+def _added_scales(before: onnx.ModelProto, after: onnx.ModelProto) -> frozenset[str]:
+    """What rounding multiplies by, where the model did not have it before."""
+    known = {one.name for one in before.graph.initializer}
+    return frozenset(node.input[1] for node in after.graph.node if node.op_type in ROUNDING) - known
+
+
 def _held(proto: onnx.ModelProto) -> list[onnx.TensorProto]:
-    """Real numbers, and integers that stand for them; not what these are multiplied by."""
+    """Real numbers, and integers that stand for them."""
     quantised = held_as_integers(proto.graph.node)
-    scales = {node.input[1] for node in proto.graph.node if node.op_type in ROUNDING}
-    return [
-        one for one in tensors(proto) if (one.data_type in FLOATS and one.name not in scales) or one.name in quantised
-    ]
+    return [one for one in tensors(proto) if one.data_type in FLOATS or one.name in quantised]
 
 
 def _nonzero(subject: Subject, proto: onnx.ModelProto) -> dict[int | str, int]:
