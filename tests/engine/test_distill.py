@@ -11,7 +11,7 @@ import torch
 
 from schemas.errors import EspalierError
 from schemas.finishing import Distill
-from tests.engine.nets import Node, classifier, cnn, feeds_for, gemm, layer, model, save
+from tests.engine.nets import Node, classifier, cnn, conv, feeds_for, gemm, layer, model, save
 from tests.engine.nets_layers import quantised
 from worker.engine import distill as distilling
 from worker.engine.data import Samples
@@ -206,6 +206,34 @@ def test_lanes_take_the_same_steps_and_equal_jobs_stay_equal(
     taken.clear()
     trained(tmp_path, {"epochs": 1})
     assert [1] == taken
+
+
+def test_slopes_lie_as_their_weights_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Convolutions make them with channels innermost, and fused Adam would take them for others."""
+    apart: list[bool] = []
+    steps = distilling._Steps.take
+
+    def watched(self: Any, rate: float) -> None:
+        weights = [one for group in self.adam.param_groups for one in group["params"]]
+        apart.extend(one.grad.stride() != one.stride() for one in weights if one.ndim > 2)
+        steps(self, rate)
+
+    monkeypatch.setattr(distilling, "worthwhile", lambda *_: {})
+    monkeypatch.setattr(distilling._Steps, "take", watched)
+    trained(tmp_path, {"epochs": 1}, wide())
+    assert apart
+    assert not any(apart)
+
+
+def wide() -> onnx.ModelProto:
+    nodes = [
+        conv("c1", "x", "a"),
+        Node("Relu", ["a"], "r"),
+        conv("c2", "r", "b"),
+        Node("GlobalAveragePool", ["b"], "p"),
+    ]
+    weights = {**layer("c1", 48, 3, 3, 3), **layer("c2", 48, 48, 3, 3)}
+    return model(nodes, weights, {"x": ["N", 3, 4, 4]}, {"p": ["N", 48, 1, 1]})
 
 
 def far_from_zero() -> onnx.ModelProto:
