@@ -263,7 +263,7 @@ def test_all_puts_every_file_into_a_folder(
 def test_jobs_and_cancel(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     job_id = api.submit()
     assert 0 == main(["jobs", "--server", api.url])
-    assert f"{job_id}  queued" in capsys.readouterr().out
+    assert f"{job_id}  prune     queued" in capsys.readouterr().out
     assert 0 == main(["cancel", job_id, "--server", api.url])
     assert f"job {job_id} cancelled\n" == capsys.readouterr().out
     assert 0 == main(["jobs", "--server", api.url, "--json", "--limit", "1"])
