@@ -80,6 +80,6 @@ def _others(
         kept = pruned_by_rival(python, how, source, target, method, sparsity, given.rival_calibration)
         took = time.perf_counter() - start
         if kept is None:
-            print(f"{f'{name}, {method}':28} no answer within {took:.0f} s", flush=True)
+            print(f"{f'{name}, {method}':28} no answer after {took:.0f} s", flush=True)
         else:
             yield f"{name}, {method} ({took:.0f} s)", kept, 100 * given.accuracy(target)

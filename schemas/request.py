@@ -190,8 +190,8 @@ class PruneRequest(Strict):
             raise ValueError("a search needs to know what for: give constraints, or a target")
         if weights and kind not in ("remove_weights", "threshold"):
             raise ValueError(
-                f"amount {self.amount.named()} counts units, but the criterion ranks single weights; give "
-                "amount.remove_weights"
+                "the criterion ranks single weights, not units: give amount.remove_weights instead of "
+                f"{self.amount.named()}"
             )
         if not weights and kind == "remove_weights":
             raise ValueError(

@@ -14,9 +14,11 @@ from schemas.finishing import Distill
 from tests.engine.nets import Node, classifier, cnn, conv, feeds_for, gemm, layer, model, save
 from tests.engine.nets_layers import quantised
 from worker.engine import distill as distilling
+from worker.engine.augment import augmented
 from worker.engine.data import Samples
-from worker.engine.distill import QUICK, Distilled, augmented, distill, learnable
+from worker.engine.distill import QUICK, Distilled, distill
 from worker.engine.graph import Graph, freeze
+from worker.engine.learning import learnable
 from worker.engine.likeness import targets
 from worker.engine.load import load
 from worker.engine.muon import Stack
@@ -178,7 +180,7 @@ def cores() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.parametrize("turned", [True, False])
-def test_lanes_take_the_same_steps_and_equal_jobs_stay_equal(
+def test_copies_take_the_same_steps_and_equal_jobs_stay_equal(
     turned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: Callable[[int], None]
 ) -> None:
     """A step's 16 samples by one, two and four threads, in parts of 16, 8 and 4."""
@@ -188,9 +190,9 @@ def test_lanes_take_the_same_steps_and_equal_jobs_stay_equal(
     taken: list[int] = []
     threads = distilling._threads
 
-    def watched(lanes: int) -> Any:
-        taken.append(lanes)
-        return threads(lanes)
+    def watched(count: int) -> Any:
+        taken.append(count)
+        return threads(count)
 
     monkeypatch.setattr(distilling, "_threads", watched)
     found = []
@@ -211,7 +213,7 @@ def test_lanes_take_the_same_steps_and_equal_jobs_stay_equal(
 def test_slopes_lie_as_their_weights_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Convolutions make them with channels innermost, and fused Adam would take them for others."""
     apart: list[bool] = []
-    steps = distilling._Steps.take
+    steps = distilling.Steps.take
 
     def watched(self: Any, rate: float) -> None:
         weights = [one for group in self.adam.param_groups for one in group["params"]]
@@ -219,7 +221,7 @@ def test_slopes_lie_as_their_weights_do(tmp_path: Path, monkeypatch: pytest.Monk
         steps(self, rate)
 
     monkeypatch.setattr(distilling, "worthwhile", lambda *_: {})
-    monkeypatch.setattr(distilling._Steps, "take", watched)
+    monkeypatch.setattr(distilling.Steps, "take", watched)
     trained(tmp_path, {"epochs": 1}, wide())
     assert apart
     assert not any(apart)

@@ -53,7 +53,7 @@ def told(options: dict[str, Any], kind: type[BaseModel] = PruneRequest) -> list[
         (
             {"criterion": {"name": "wanda"}, "amount": {"keep_macs": 0.5, "keep_parameters": 0.5}},
             "",
-            "amount 'keep_macs' and 'keep_parameters' counts units, but",
+            "the criterion ranks single weights, not units: give amount.remove_weights instead of 'keep_macs' and",
         ),
         ({"preprocess": True}, "/preprocess", "must be an object, not true; write {} for its defaults"),
         ({"scope": {"include": "conv*"}}, "/scope/include", 'must be a list, not "conv*"; write ["conv*"]'),

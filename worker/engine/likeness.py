@@ -5,6 +5,7 @@ differences in shares of what varies. A tensor that the two do not have alike is
 """
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -65,8 +66,11 @@ class Likeness:
         self.student.differentiable(feeds, _catch(tuple(place.name for place in (*self.outputs, *features)), found))
         return found
 
-    def names(self) -> tuple[str, ...]:
-        return tuple(place.name for place in (*self.outputs, *self.features))
+    def beside(self, floats: torch.dtype) -> "Likeness":
+        """Both models once more, in that precision, compared at the same places."""
+        another = copy(self)
+        another.teacher, another.student = (Executor(one.graph, floats=floats) for one in (self.teacher, self.student))
+        return another
 
     def measured(self, answers: list[Seen]) -> None:
         """From now on outputs are judged by how much they vary over all of these."""
