@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 
 from schemas.errors import EspalierError
@@ -61,6 +62,23 @@ def test_names_that_callers_know_stay_and_new_ones_are_short(tmp_path: Path) -> 
     assert [one.name for one in proto.graph.output] == [one.name for one in found.graph.output]
     assert made
     assert 8 > max(map(len, made))
+
+
+def test_biases_have_no_zero_points_and_layers_still_run_in_eight_bits(tmp_path: Path) -> None:
+    path = rounded(tmp_path, cnn())
+    found = onnx.load(path)
+    stored = {one.name: one for one in found.graph.initializer}
+    rounds = [node.input for node in found.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in stored]
+    biases = [inputs for inputs in rounds if stored[inputs[0]].data_type == onnx.TensorProto.INT32]
+    assert 0 < len(biases) < len(rounds)
+    assert all(2 == len(inputs) for inputs in biases)
+    assert set(stored) == {name for node in found.graph.node for name in node.input} & set(stored)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    fused = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
+    assert {"QLinearConv", "QGemm"} <= fused
+    assert not {"Conv", "Gemm"} & fused
 
 
 def test_scales_for_each_channel_need_an_opset_that_has_them(tmp_path: Path) -> None:
