@@ -230,7 +230,7 @@ def test_where_classes_are_chosen_chances_count_more_than_scores(mlp: Dissected)
         squares = descent.error([seen], descent.squares)
         found[chooses] = divergence(descent.end(seen), seen.end), squares
         made = formed(
-            chain, Executor(mlp.graph), gone, [seen], [seen], alike, torch.Generator().manual_seed(0), chooses
+            chain, Executor(mlp.graph), gone, [seen], [seen], alike, torch.Generator().manual_seed(0), chooses=chooses
         )
         assert made is not None
         assert pytest.approx(squares / first) == made[1]

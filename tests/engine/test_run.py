@@ -346,6 +346,7 @@ OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "amount.keep_peak_ram": ({"amount": {"keep_peak_ram": 0.9}}, {"amount": {"keep_peak_ram": 0.7}}),
     "round_to": (HALF, {**HALF, "round_to": 4}),
     "compensation": (WIDE, {**WIDE, "compensation": "project"}),
+    "effort": (WIDE, {**WIDE, "effort": "thorough"}),
     "share_out": ({"amount": {"keep_macs": 0.6}}, {"amount": {"keep_macs": 0.6}, "share_out": "uniform"}),
     "scope.include": (HALF, {**HALF, "scope": {"include": ["fc*"]}}),
     "scope.exclude": (HALF, {**HALF, "scope": {"exclude": ["fc*"]}}),

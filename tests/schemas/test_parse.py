@@ -57,6 +57,11 @@ def told(options: dict[str, Any], kind: type[BaseModel] = PruneRequest) -> list[
         ),
         ({"preprocess": True}, "/preprocess", "must be an object, not true; write {} for its defaults"),
         ({"scope": {"include": "conv*"}}, "/scope/include", 'must be a list, not "conv*"; write ["conv*"]'),
+        (
+            {"effort": "thorough", "compensation": "project"},
+            "",
+            'effort is that of compensation "reconstruct"; use that, or leave effort out',
+        ),
         ({"share_out": "eror"}, "/share_out", "must be 'error' or 'uniform', not \"eror\"; did you mean 'error'?"),
         ({"device": "gpu"}, "/device", "must be 'auto', 'cpu' or 'cuda', not \"gpu\" (Where the job runs)"),
         ({"amount": {"threshold": False}}, "/amount/threshold", "must be true, not false"),

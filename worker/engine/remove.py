@@ -123,7 +123,14 @@ def _material(subject: Subject, data: Split, stage: Stages) -> Material:
     count = data.fit.count + (data.held_back.count if data.held_back is not None else 0)
     seed, shelf = subject.request.seed, subject.loaded.shelf
     return Material(
-        some(data.fit), some(data.held_back), subject.device, seed, count, shelf, scores_known(subject, data)
+        some(data.fit),
+        some(data.held_back),
+        subject.device,
+        seed,
+        count,
+        shelf,
+        scores_known(subject, data),
+        subject.request.effort == "thorough",
     )
 
 

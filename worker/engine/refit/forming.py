@@ -28,6 +28,7 @@ from worker.engine.refit.readings import Reading
 from worker.engine.ties import Axis, Points
 
 STEPS = 100
+THOROUGH = 2.5  # times as many, where that is asked for
 OF_SAMPLES = 4  # times as many steps where each sample is one place, and a step is little work
 LOOKS = 5  # on the way: held-back samples say which weights were the best
 WARM_UP = 5
@@ -244,11 +245,13 @@ class Descent:
     def _taught(self, seen: Stretch) -> torch.Tensor:
         return self.passing(self._kept(self.chain.reading.tail.end, seen.end))
 
-    def run(self, fit: Sequence[Stretch], held: Sequence[Stretch], generator: torch.Generator) -> tuple[float, float]:
+    def run(
+        self, fit: Sequence[Stretch], held: Sequence[Stretch], generator: torch.Generator, effort: float = 1.0
+    ) -> tuple[float, float]:
         """The error on held-back samples before and after: of all the weights looked at, the best stay."""
         before = lowest = self.error(held)
         best = self._ways()
-        steps = STEPS * (OF_SAMPLES if self._places(fit[0]) == 1 else 1)
+        steps = int(STEPS * effort * (OF_SAMPLES if self._places(fit[0]) == 1 else 1))
         for step in self._descending(fit, steps, generator):
             if step % max(steps // LOOKS, 1) == 0 and (found := self.error(held)) < lowest:
                 best, lowest = self._ways(), found
@@ -317,13 +320,14 @@ def formed(
     held: Sequence[Stretch],
     worth: torch.Tensor,
     generator: torch.Generator,
+    effort: float = 1.0,
     chooses: bool = False,
 ) -> tuple[dict[str, Array], float] | None:
     """The weights as they have descended, and the squared error on held-back samples as a share of what it was."""
     descent = Descent(chain, executor, lost, worth, chooses)
     try:
         squares = descent.error(held, descent.squares) if chooses else 0.0
-        before, after = descent.run(fit, held, generator)
+        before, after = descent.run(fit, held, generator, effort)
     except NoTorchForm:
         return None
     if after >= before:

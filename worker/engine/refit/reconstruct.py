@@ -55,6 +55,7 @@ class Material:
     samples: int  # of both together
     shelf: Shelf = IN_MEMORY
     scores: Set[str] = frozenset()
+    thorough: bool = False  # descents of more steps
 
 
 def reconstruct(
@@ -86,7 +87,7 @@ def reconstruct(
     refitting = Refitting(
         graph, groups, student, sides(material.fit), sides(material.held or material.fit), plan,
         torch.Generator().manual_seed(material.seed), material.shelf,
-        {chain.reading.op.index: chain for chain in chains}, material.scores,
+        {chain.reading.op.index: chain for chain in chains}, material.scores, material.thorough,
     )  # fmt: skip
     shares = [min(1.0, room / material.samples) for room in rooms(graph, ties.seen, active)]
     refits = tuple(refitting.step(active[place:], shares[place]) for place in range(len(active)))

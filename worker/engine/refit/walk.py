@@ -24,7 +24,7 @@ from worker.engine.observe import Float
 from worker.engine.refit.dual import Trial
 from worker.engine.refit.eliminate import ORDER_RIDGE, order, reader
 from worker.engine.refit.exchange import exchanged
-from worker.engine.refit.forming import Forming, formed
+from worker.engine.refit.forming import THOROUGH, Forming, formed
 from worker.engine.refit.lanes import mixed, same
 from worker.engine.refit.normal import Normal, solve
 from worker.engine.refit.readings import Reading
@@ -100,6 +100,7 @@ class Refitting:
     shelf: Shelf = IN_MEMORY
     formings: Mapping[int, Forming] = field(default_factory=dict)  # by the index of the operator that reads
     scores: Set[str] = frozenset()  # values whose rows are scores of classes
+    thorough: bool = False  # descents of more steps
     changed: dict[str, Array] = field(default_factory=dict)
 
     def step(self, ahead: Sequence[Reading | Recurrence], share: float) -> Refit:
@@ -210,7 +211,10 @@ class Refitting:
         counts = torch.from_numpy(self._worth(reading)).to(self.student.device, torch.float32)
         lost = surgery.indices_gone(self.groups, self.plan.gone)
         chooses = reading.tail.end in self.scores and not reading.tail.rectified
-        found = formed(chain, self.student, lost, fit, held, counts, self.generator, chooses) if gone else None
+        found = None
+        if gone:
+            effort = THOROUGH if self.thorough else 1.0
+            found = formed(chain, self.student, lost, fit, held, counts, self.generator, effort, chooses)
         if found is not None:
             self._change(found[0])
             between = [op for op in chain.ops if op.index < reading.op.index]
