@@ -69,7 +69,7 @@ def quantize(source: Path, target: Path, samples: Samples, batch: int | None, op
     except Exception as error:  # as many types as things that can be wrong with a model
         words = " ".join(str(error).split())[:300] or type(error).__name__
         raise EspalierError("quantize_failed", f"onnxruntime's quantiser: {words}", where="/quantize") from None
-    onnx.save(_shortened(_slim(onnx.load(target)), proto), target)
+    onnx.save(_shortened(_slim(onnx.load(target), proto), proto), target)
 
 
 @contextlib.contextmanager
@@ -85,21 +85,23 @@ def _silence() -> Iterator[None]:
         root.setLevel(level)
 
 
-def _slim(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Biases are rounded around zero: the zeros that say so are left out. Those of weights stay, for onnxruntime's Gemm
-    of eight bits asks for them; as bytes, where a -128 takes one and not ten."""
-    stored = {one.name: one for one in proto.graph.initializer}
+def _slim(proto: onnx.ModelProto, before: onnx.ModelProto) -> onnx.ModelProto:
+    """Of what the quantiser adds: biases are rounded around zero, so the zeros that say so are left out. Those of
+    weights stay, for onnxruntime's Gemm of eight bits asks for them; as bytes, where a -128 takes one and not ten."""
+    known = {one.name for one in before.graph.initializer}
+    added = {one.name: one for one in proto.graph.initializer if one.name not in known}
     dropped = set()
     for node in proto.graph.node:
-        zero = stored.get(node.input[2]) if node.op_type == "DequantizeLinear" and len(node.input) > 2 else None
+        zero = added.get(node.input[2]) if node.op_type == "DequantizeLinear" and len(node.input) > 2 else None
         if zero is not None and zero.data_type == TensorProto.INT32 and not numpy_helper.to_array(zero).any():
             dropped.add(node.input.pop(2))
     dropped -= {name for node in proto.graph.node for name in node.input}
-    for name, one in stored.items():
-        if name in dropped:
-            proto.graph.initializer.remove(one)
-        elif one.data_type == TensorProto.INT8 and one.int32_data:
+    for name, one in added.items():
+        if one.data_type == TensorProto.INT8 and one.int32_data:
             one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one), name))
+    for place in reversed(range(len(proto.graph.initializer))):
+        if proto.graph.initializer[place].name in dropped:
+            del proto.graph.initializer[place]
     return proto
 
 
