@@ -358,8 +358,9 @@ def test_what_follows_the_cut_is_named_and_the_proof_is_not_of_it():
         (numbers.count(1_234_567), "1.23 M"),
         (numbers.count(4.1e9), "4.10 G"),
         (numbers.size(999), "999 B"),
-        (numbers.size(65_536), "65.5 kB"),
-        (numbers.size(2_386_000_000), "2.39 GB"),
+        (numbers.size(65_536), "64 KiB"),
+        (numbers.size(131_500), "128.4 KiB"),
+        (numbers.size(2_386_000_000), "2.222 GiB"),
         (numbers.milliseconds(0.00032), "320 ns"),
         (numbers.milliseconds(0.0167), "17 µs"),
         (numbers.milliseconds(12.34), "12.3 ms"),
@@ -409,7 +410,7 @@ def test_a_compiled_check_is_told_in_words() -> None:
     refused = EspalierError("toolchain_missing", f"not here: {EVIL}", where="qemu", hint="apt install qemu").failure
     for compiled, words in (
         (Compiled(processor="cortex-m4", figures=figures, refused=None),
-         ("it agrees with onnxruntime (relative difference 2.3e-7), in 1.17 M instructions each", "Flash 29.2 kB")),
+         ("it agrees with onnxruntime (relative difference 2.3e-7), in 1.17 M instructions each", "Flash 28.48 KiB")),
         (Compiled(processor="cortex-m4", figures=figures.model_copy(update={"agrees": False}), refused=None),
          ("it does NOT agree with onnxruntime",)),
         (Compiled(processor="cortex-m4", figures=None, refused=refused), ("apt install qemu",)),

@@ -148,13 +148,7 @@ def _sentence(report: Report, missing: list[str]) -> str:
 
 
 def _memory(size: int | None) -> str:
-    """In the units of data sheets: 524288 -> 512 KiB."""
-    if size is None:
-        return "external"
-    for step, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= step:
-            return f"{size / step:.4g} {unit}"
-    return f"{size} B"
+    return "external" if size is None else numbers.size(size)
 
 
 def _time(fit: Fit) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as people read them: 1.2 M, 64 kB, 97.05 %, −0.15 points. The exact ones stand beside them, in titles."""
+"""Numbers as people read them: 1.2 M, 64 KiB, 97.05 %, −0.15 points. The exact ones stand beside them, in titles."""
 
 from schemas.report import Score
 
@@ -14,10 +14,10 @@ def count(number: float) -> str:
 
 
 def size(number: float) -> str:
-    """65536 -> 65.5 kB."""
-    for step, unit in ((1e9, " GB"), (1e6, " MB"), (1e3, " kB")):
+    """In the units of data sheets: 65536 -> 64 KiB."""
+    for step, unit in ((1 << 30, " GiB"), (1 << 20, " MiB"), (1 << 10, " KiB")):
         if number >= step:
-            return _three_digits(number / step) + unit
+            return f"{number / step:.4g}{unit}"
     return f"{number:,.0f} B"
 
 
