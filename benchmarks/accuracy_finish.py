@@ -47,7 +47,7 @@ def distilled(folder: Path, quick: bool, work: Path, only: str = "", seconds: fl
     print(f"{'':24} {'MACs':>6} {'before':>7} {'cut':>7} {'taught':>7} {'lost':>6} {'goal':>6} {'epochs, error':<1}")
     for row in TAUGHT[:1] if quick else [one for one in TAUGHT if only in one.model]:
         given = material(folder, "cifar", row.model, QUICK_TEST if quick else None, work, IMAGES)
-        distill = {"seconds": limit, "epochs": 10_000, "augment": "flip"}
+        distill = {"seconds": limit, "epochs": 10_000, "augment": "warp"}
         report = job(
             folder / row.model, given, {"amount": {"keep_macs": row.keep_macs}, "distill": distill}, work
         ).report

@@ -27,14 +27,15 @@ class Distill(Strict):
     )
     batch: int = Field(default=32, ge=1, le=65_536, description="Samples in a step.")
     features: float = Field(
-        default=10.0,
+        default=4.0,
         ge=0,
         description="The weight of what the layers in between read, beside that of the outputs; 0: the outputs alone.",
     )
-    augment: Literal["none", "shift", "flip"] = Field(
+    augment: Literal["none", "shift", "flip", "warp"] = Field(
         default="none",
         description="For images: `shift` moves each by up to an eighth of its size, `flip` also mirrors half of them "
-        "left to right. The uploaded model says what the changed images are.",
+        "left to right, `warp` also turns, zooms, stretches and shears half of them a little. The uploaded model says "
+        "what the changed images are.",
     )
 
 

@@ -14,7 +14,7 @@ from schemas.finishing import Distill
 from tests.engine.nets import Node, classifier, cnn, conv, feeds_for, gemm, layer, model, save
 from tests.engine.nets_layers import quantised
 from worker.engine import distill as distilling
-from worker.engine.augment import augmented
+from worker.engine.augment import _warped, augmented
 from worker.engine.data import Samples
 from worker.engine.distill import QUICK, Distilled, distill
 from worker.engine.graph import Graph, freeze
@@ -84,6 +84,23 @@ def test_the_student_comes_closer_on_samples_it_was_not_trained_on(
 def test_a_student_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
     found = trained(tmp_path, {"learning_rate": 1.0, "epochs": 2, "batch": 8}, classifier())
     assert (found.error_before, {}) == (found.error_after, dict(found.changed))
+
+
+def test_one_step_that_is_not_finite_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = 0
+    slopes = distilling._Course._slopes
+
+    def overflown(*given: Any) -> dict[str, torch.Tensor]:
+        nonlocal steps
+        steps += 1
+        found = slopes(*given)
+        name = next(iter(found))
+        return {**found, name: found[name] * float("nan")} if steps == 3 else found
+
+    monkeypatch.setattr(distilling._Course, "_slopes", overflown)
+    found = trained(tmp_path, {"epochs": 20})
+    assert steps > 3
+    assert found.error_after < 0.5 * found.error_before
 
 
 OPTIONS: dict[str, tuple[dict[str, object], dict[str, object]]] = {
@@ -291,3 +308,23 @@ def test_images_move_and_turn_and_other_inputs_do_not() -> None:
     assert not np.array_equal(images, moved["image"])
     assert not np.array_equal(moved["image"], turned["image"])
     assert np.array_equal(feeds["number"], turned["number"])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_half_of_the_images_are_warped_a_little(dtype: type[np.floating[Any]]) -> None:
+    """Smooth ones change little, by no colour that they have not, and otherwise than by moving alone."""
+    rows, columns = np.mgrid[0:32, 0:32]
+    images = np.stack([np.sin(0.2 * rows + phase) + 0.1 * columns for phase in np.arange(64.0)])[:, None].astype(dtype)
+    flipped = augmented({"image": images}, "flip", np.random.default_rng(0))["image"]
+    warped = augmented({"image": images}, "warp", np.random.default_rng(0))["image"]
+    assert (images.shape, images.dtype) == (warped.shape, warped.dtype)
+    changed = [not np.array_equal(one, other) for one, other in zip(flipped, warped, strict=True)]
+    assert 20 < sum(changed) < 44
+    assert images.min() - 1e-2 <= warped.min() <= warped.max() <= max(images.max(), 0) + 1e-2
+    likeness = [np.corrcoef(one.ravel(), other.ravel())[0, 1] for one, other in zip(flipped, warped, strict=True)]
+    assert min(likeness) > 0.3
+    assert np.mean(likeness) > 0.8
+    even = {"image": np.ones((64, 3, 32, 32), dtype)}
+    assert np.allclose(1.0, _warped(even["image"], np.random.default_rng(0)))
+    alone = images[:1]
+    assert any(np.array_equal(alone, _warped(alone, np.random.default_rng(seed))) for seed in range(4))

@@ -160,13 +160,14 @@ class _Course:
                 if done >= 1.0:
                     return
                 rate = min(1.0, done / WARM_UP) * (1 + np.cos(np.pi * done)) / 2
-                self._step(self.fit.take(order[start : start + self.batch]), each)
-                self.steps.take(self.options.learning_rate * float(rate))
+                if self._step(self.fit.take(order[start : start + self.batch]), each):
+                    self.steps.take(self.options.learning_rate * float(rate))
                 self.student.settle()
 
-    def _step(self, part: Samples, each: "_Each") -> None:
+    def _step(self, part: Samples, each: "_Each") -> bool:
         """Slopes of the mean over a step's samples, into the weights. Each copy takes parts of it, one by one, for both
-        models' features are held at once; added up in their order, so that equal jobs stay equal."""
+        models' features are held at once; added up in their order, so that equal jobs stay equal. Whether they are
+        finite: one step along others, and all that was learnt is lost."""
         part = replace(part, inputs=augmented(part.inputs, self.options.augment, self.random))
         count = len(self.copies)
         parts = [*part.batches(self.fixed or max(-(-min(self.rows, part.count) // count), 1))]
@@ -183,6 +184,7 @@ class _Course:
             _add(whole, slopes)
         for name, weight in self.student.weights.items():
             weight.grad = whole.get(name)
+        return all(bool(torch.isfinite(slope).all()) for slope in whole.values())
 
     def _some(self) -> tuple[Place, ...]:
         """Of the features a few, others in each step: they teach as much as all of them, in less time."""
