@@ -13,8 +13,9 @@ from schemas.errors import EspalierError
 from schemas.finishing import Distill
 from tests.engine.nets import Node, classifier, cnn, conv, feeds_for, gemm, layer, model, save
 from tests.engine.nets_layers import quantised
+from worker.engine import augment
 from worker.engine import distill as distilling
-from worker.engine.augment import _warped, augmented
+from worker.engine.augment import augmented
 from worker.engine.data import Samples
 from worker.engine.distill import QUICK, Distilled, distill
 from worker.engine.graph import Graph, freeze
@@ -30,14 +31,14 @@ def graph_of(proto: onnx.ModelProto, folder: Path) -> Graph:
     return freeze(load(save(proto, folder), {}).model)
 
 
-def damaged(proto: onnx.ModelProto, zeros: float = 0.0) -> onnx.ModelProto:
+def damaged(proto: onnx.ModelProto, zeros: float = 0.0, noise: float = 0.2) -> onnx.ModelProto:
     """The same model with noise on its weights, or with that share of them zero."""
     copy, random = onnx.ModelProto(), np.random.default_rng(3)
     copy.CopyFrom(proto)
     for one in copy.graph.initializer:
         array = onnx.numpy_helper.to_array(one)
         if array.dtype == np.float32 and array.ndim > 1:
-            noisy = array + random.normal(0, 0.2, array.shape) if not zeros else array
+            noisy = array + random.normal(0, noise, array.shape) if not zeros else array
             kept = np.where(random.random(array.shape) < zeros, 0.0, noisy).astype(np.float32)
             one.CopyFrom(onnx.numpy_helper.from_array(kept, one.name))
     return copy
@@ -50,10 +51,11 @@ def trained(
     seed: int = 0,
     keep_zeros: bool = False,
     zeros: float = 0.0,
+    noise: float = 0.2,
     clock: Callable[[], float] = lambda: 0.0,
 ) -> Distilled:
     whole = proto or cnn()
-    teacher, student = graph_of(whole, folder), graph_of(damaged(whole, zeros), folder)
+    teacher, student = graph_of(whole, folder), graph_of(damaged(whole, zeros, noise), folder)
     fit, held = Samples(feeds_for(whole, 64, seed=5)), Samples(feeds_for(whole, 24, seed=6))
     return distill(
         teacher, student, {}, fit, held, Distill.model_validate({**GENTLE, **options}),
@@ -82,7 +84,8 @@ def test_the_student_comes_closer_on_samples_it_was_not_trained_on(
 
 
 def test_a_student_that_only_gets_worse_stays_as_it_was(tmp_path: Path) -> None:
-    found = trained(tmp_path, {"learning_rate": 1.0, "epochs": 2, "batch": 8}, classifier())
+    found = trained(tmp_path, {"learning_rate": 1.0, "epochs": 2, "batch": 8}, classifier(), noise=0.001)
+    assert found.error_before > 0
     assert (found.error_before, {}) == (found.error_after, dict(found.changed))
 
 
@@ -121,6 +124,16 @@ def test_every_option_changes_the_outcome(option: str, tmp_path: Path) -> None:
 
 def test_no_option_is_without_such_a_test() -> None:
     assert set(Distill.model_fields) == set(OPTIONS)
+
+
+def test_where_epochs_say_how_long_it_takes_the_clock_changes_nothing(tmp_path: Path) -> None:
+    def paced(pace: float) -> Distilled:
+        ticks = iter(range(10_000))
+        return trained(tmp_path, {}, clock=lambda: pace * next(ticks))
+
+    quick, slow = paced(0.0), paced(1e-3)
+    assert quick.changed
+    assert all(np.array_equal(array, slow.changed[name]) for name, array in quick.changed.items())
 
 
 def test_training_ends_when_its_time_is_up(tmp_path: Path) -> None:
@@ -325,6 +338,17 @@ def test_half_of_the_images_are_warped_a_little(dtype: type[np.floating[Any]]) -
     assert min(likeness) > 0.3
     assert np.mean(likeness) > 0.8
     even = {"image": np.ones((64, 3, 32, 32), dtype)}
-    assert np.allclose(1.0, _warped(even["image"], np.random.default_rng(0)))
+    assert np.allclose(1.0, augment._warped(even["image"], np.random.default_rng(0)))
     alone = images[:1]
-    assert any(np.array_equal(alone, _warped(alone, np.random.default_rng(seed))) for seed in range(4))
+    assert any(np.array_equal(alone, augment._warped(alone, np.random.default_rng(seed))) for seed in range(4))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 32), (32, 64), (64, 32)])
+def test_what_is_turned_is_not_bent(rows: int, columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rings around the middle stay rings, whatever the shape of the image."""
+    for size in ("ZOOMED", "STRETCHED", "SHEARED"):
+        monkeypatch.setattr(augment, size, 0.0)
+    down, across = np.mgrid[0:rows, 0:columns].astype(np.float32)
+    rings = np.hypot(down - (rows - 1) / 2, across - (columns - 1) / 2)
+    turned = augment._warped(np.broadcast_to(rings, (16, 1, rows, columns)).copy(), np.random.default_rng(0))
+    assert np.abs(turned - rings)[:, :, rings < 14].max() < 0.3

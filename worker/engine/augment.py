@@ -57,8 +57,9 @@ def _warped(images: Array, random: np.random.Generator) -> Array:
     turn, zoom, stretch, shear = random.normal(0, [[TURNED], [ZOOMED], [STRETCHED], [SHEARED]], (4, len(chosen)))
     across, down = np.exp(zoom), np.exp(zoom + stretch)
     ways = np.zeros((len(chosen), 2, 3), np.float32)  # from where a point lies to where its colour is found
-    ways[:, 0, 0], ways[:, 0, 1] = np.cos(turn) * across, shear - np.sin(turn) * across
-    ways[:, 1, 0], ways[:, 1, 1] = np.sin(turn) * down, np.cos(turn) * down
+    wide = images.shape[3] / images.shape[2]  # both sides count as 2, however long they are
+    ways[:, 0, 0], ways[:, 0, 1] = np.cos(turn) * across, (shear - np.sin(turn) * across) / wide
+    ways[:, 1, 0], ways[:, 1, 1] = np.sin(turn) * down * wide, np.cos(turn) * down
     some = torch.from_numpy(images[chosen]).float()
     places = F.affine_grid(torch.from_numpy(ways), list(some.shape), align_corners=False)
     warped = images.copy()

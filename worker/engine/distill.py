@@ -156,7 +156,7 @@ class _Course:
         order = self.random.permutation(self.fit.count)
         with _threads(len(self.copies)) as each:
             for start in range(0, len(order) - self.batch + 1, self.batch):
-                done = share(start / len(order))
+                done = share((start + self.batch / 2) / len(order))  # amid the step: at 0 the clock would lead
                 if done >= 1.0:
                     return
                 rate = min(1.0, done / WARM_UP) * (1 + np.cos(np.pi * done)) / 2
