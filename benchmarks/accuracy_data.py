@@ -1,8 +1,7 @@
 """Calibration and test samples of real data, as files that a job takes.
 
-In: the folder of data, a name, a model. Out: `Material`. Calibration never holds test samples, but for `cifar_seen`,
-which shows what more images would give at most. Labels of calibration samples are left out, for nothing here learns
-them.
+In: the folder of data, a name, a model. Out: `Material`. Calibration never holds test samples; labels of calibration
+samples are left out, for nothing here is trained.
 """
 
 from collections.abc import Mapping
@@ -74,10 +73,8 @@ class _Found:
 
 
 def _samples(folder: Path, data: str, model: str, count: int) -> _Found:
-    if data in ("cifar", "cifar_seen"):
+    if data == "cifar":
         train, test = np.load(folder / "cifar10_train5k.npz"), np.load(folder / "cifar10_test.npz")
-        if data == "cifar_seen":
-            train = {"x": np.concatenate([train["x"], test["x"]]), "y": np.concatenate([train["y"], test["y"]])}
         preprocess = HALVED if "lenet" in model else CIFAR
         return _Found(train["x"][:count], train["y"][:count], test["x"], test["y"], preprocess, "input")
     if data == "imagenet":

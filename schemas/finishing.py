@@ -25,7 +25,13 @@ class Distill(Strict):
         description="How far a step moves a weight, at its highest, as a share of each weight tensor's own size (its "
         "root mean square).",
     )
-    batch: int = Field(default=32, ge=1, le=65_536, description="Samples in a step.")
+    batch: int = Field(
+        default=32,
+        ge=1,
+        le=65_536,
+        description="Samples in a step. Cores share them out: with several, and long training, larger steps go further "
+        "in the same time.",
+    )
     features: float = Field(
         default=4.0,
         ge=0,
