@@ -20,9 +20,7 @@ MOST_FURTHER = 0.5
 
 @dataclass(frozen=True)
 class Taught:
-    """`goal`: the most points that may be lost in the end; none where training shows what the data can give at most.
-    `rate`: what has lost little wants smaller steps. `batch`: cores share large steps out better, where samples are
-    little work."""
+    """`goal`: the most points that may be lost in the end, where there is one. `rate`, `batch`: steps of training."""
 
     model: str
     data: str

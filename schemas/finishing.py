@@ -29,8 +29,7 @@ class Distill(Strict):
         default=32,
         ge=1,
         le=65_536,
-        description="Samples in a step. Cores share them out: with several, and long training, larger steps go further "
-        "in the same time.",
+        description="Samples in a step. Cores share them out: with several, a larger step takes less time a sample.",
     )
     features: float = Field(
         default=4.0,
