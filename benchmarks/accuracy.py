@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=PARTS, help="one alone")
     parser.add_argument("--quick", action="store_true", help="fewer test samples, networks and ways; short training")
-    parser.add_argument("--only", default="", help="of `prune` and `distill`: only networks with this in their names")
+    parser.add_argument("--only", default="", help="of `prune`, `rivals`, `distill`: networks with this in their names")
     parser.add_argument("--ours", action="store_true", help="of `prune`: only `obs` with `reconstruct`")
     parser.add_argument("--seconds", type=float, help="of `distill`: how long to train, where it is not ten minutes")
     options = parser.parse_args(argv)
@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         part = PARTS[options.part]
         if options.part == "prune":
             part = partial(pruned, only=options.only, ours=options.ours)
+        elif options.part == "rivals":
+            part = partial(beaten, only=options.only)
         elif options.part == "distill":
             part = partial(distilled, only=options.only, seconds=options.seconds)
         missed = list(part(folder, options.quick, Path(work)))
