@@ -68,7 +68,8 @@ class Student:
         for name in learnable(graph):
             weight = self.executor.fixed[name]
             assert isinstance(weight, torch.Tensor)
-            self.weights[name] = weight.clone().requires_grad_()
+            in_order = weight.clone(memory_format=torch.contiguous_format)  # as slopes are; a cut leaves other orders
+            self.weights[name] = in_order.requires_grad_()
             if keep_zeros:
                 self.masks[name] = (weight != 0).to(weight.dtype)
         if not self.weights:
