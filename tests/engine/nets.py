@@ -105,9 +105,10 @@ IMAGE = {"x": ["N", 3, 8, 8]}
 ROW = {"x": ["N", 12]}
 
 
-def mlp(activation: str = "Relu") -> onnx.ModelProto:
+def mlp(activation: str = "Relu", widths: tuple[int, int, int] = (10, 8, 4)) -> onnx.ModelProto:
     nodes = [gemm("fc1", "x", "h"), Node(activation, ["h"], "a"), gemm("fc2", "a", "b"), Node(activation, ["b"], "c")]
-    weights = {**layer("fc1", 10, 12), **layer("fc2", 8, 10), **layer("fc3", 4, 8)}
+    first, second, last = widths
+    weights = {**layer("fc1", first, 12), **layer("fc2", second, first), **layer("fc3", last, second)}
     return model([*nodes, gemm("fc3", "c", "y")], weights, ROW, ["y"])
 
 

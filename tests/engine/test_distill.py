@@ -19,7 +19,7 @@ from worker.engine import distill as distilling
 from worker.engine.augment import augmented
 from worker.engine.data import Samples
 from worker.engine.distill import QUICK, Distilled, distill
-from worker.engine.graph import Graph, freeze
+from worker.engine.graph import Array, Graph, freeze
 from worker.engine.learning import learnable
 from worker.engine.likeness import targets
 from worker.engine.load import load
@@ -54,9 +54,11 @@ def trained(
     zeros: float = 0.0,
     noise: float = 0.2,
     clock: Callable[[], float] = lambda: 0.0,
+    order: Callable[[Array], Array] = np.ascontiguousarray,
 ) -> Distilled:
     whole = proto or cnn()
     teacher, student = graph_of(whole, folder), graph_of(damaged(whole, zeros, noise), folder)
+    student = replace(student, constants={name: order(array) for name, array in student.constants.items()})
     fit, held = Samples(feeds_for(whole, 64, seed=5)), Samples(feeds_for(whole, 24, seed=6))
     return distill(
         teacher, student, {}, fit, held, Distill.model_validate({**GENTLE, **options}),
@@ -260,15 +262,7 @@ def test_slopes_lie_as_their_weights_do(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_in_which_order_a_cut_has_left_the_weights_does_not_matter(tmp_path: Path) -> None:
     """Selecting columns leaves them one beside the other."""
-    found = []
-    for order in (np.ascontiguousarray, np.asfortranarray):
-        teacher, student = graph_of(cnn(), tmp_path), graph_of(damaged(cnn()), tmp_path)
-        student = replace(student, constants={name: order(array) for name, array in student.constants.items()})
-        fit, held = Samples(feeds_for(cnn(), 64, seed=5)), Samples(feeds_for(cnn(), 24, seed=6))
-        options = Distill.model_validate(GENTLE)
-        rest: dict[str, Any] = {"keep_zeros": False, "tell": lambda *_: None, "clock": lambda: 0.0}
-        found.append(distill(teacher, student, {}, fit, held, options, seed=0, device="cpu", **rest))
-    one, other = found
+    one, other = (trained(tmp_path, {}, order=order) for order in (np.ascontiguousarray, np.asfortranarray))
     assert one.error_after < 0.9 * one.error_before
     assert pytest.approx(one.error_after, rel=1e-3) == other.error_after
 

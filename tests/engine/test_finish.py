@@ -9,7 +9,7 @@ import pytest
 from schemas.errors import EspalierError
 from schemas.report import FidelityScore, Report
 from schemas.request import parse_options
-from tests.engine.nets import Node, classifier, feeds_for, gemm, layer, model, save
+from tests.engine.nets import classifier, feeds_for, mlp, save
 from tests.engine.test_run import as_input
 from worker.engine.data import Samples
 from worker.engine.finish import shared_out
@@ -46,22 +46,10 @@ def test_each_step_is_measured_and_the_last_one_is_the_result(tmp_path: Path) ->
     assert "distilled" in (tmp_path / "report.html").read_text()
 
 
-def dense() -> onnx.ModelProto:
-    nodes = [
-        gemm("f1", "x", "a"),
-        Node("Relu", ["a"], "r"),
-        gemm("f2", "r", "b"),
-        Node("Relu", ["b"], "s"),
-        gemm("f3", "s", "y"),
-    ]
-    weights = {**layer("f1", 48, 12), **layer("f2", 48, 48), **layer("f3", 10, 48)}
-    return model(nodes, weights, {"x": ["N", 12]}, ["y"])
-
-
 def test_training_gives_back_much_of_what_a_plain_cut_costs(tmp_path: Path) -> None:
     """Large matrices that read each sample once, as the cut has left them: columns side by side."""
     options = {"compensation": "none", "distill": {"epochs": 40, "batch": 16, "seconds": 3_000}}
-    pruned, distilled = finished(tmp_path, options, proto=dense(), count=300).steps
+    pruned, distilled = finished(tmp_path, options, proto=mlp(widths=(48, 48, 10)), count=300).steps
     assert isinstance(pruned.accuracy, FidelityScore)
     assert isinstance(distilled.accuracy, FidelityScore)
     assert distilled.accuracy.relative_error < 0.55 * pruned.accuracy.relative_error
