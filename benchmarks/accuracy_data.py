@@ -1,7 +1,7 @@
 """Calibration and test samples of real data, as files that a job takes.
 
-In: the folder of data, a name, a model. Out: `Material`. Calibration never holds test samples; labels of calibration
-samples are left out, for nothing here is trained.
+In: the folder of data, a name, a model. Out: `Material`. Calibration never holds test samples, but for the
+photographs, of which there are too few. Its labels are left out: nothing of ours learns them.
 """
 
 from collections.abc import Mapping
