@@ -26,7 +26,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from benchmarks.accuracy_data import material
+from benchmarks.accuracy_data import chosen, material
 from benchmarks.accuracy_device import costed, fitted
 from benchmarks.accuracy_errors import errors
 from benchmarks.accuracy_finish import distilled, rounded
@@ -108,8 +108,8 @@ def _alone(part: str, quick: bool) -> int:
 
 def pruned(folder: Path, quick: bool, work: Path, only: str = "", ours: bool = False) -> Iterator[str]:
     """Every row, every way."""
-    for row in ROWS:
-        if only in row.model and not _row(row, folder, quick, work, WAYS[:1] if quick or ours else WAYS):
+    for row in chosen(ROWS, only):
+        if not _row(row, folder, quick, work, WAYS[:1] if quick or ours else WAYS):
             yield f"{row.model} {row.amount}: more than {row.goal:g} points lost, or a layer worse than it was left"
 
 

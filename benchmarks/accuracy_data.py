@@ -4,11 +4,12 @@ In: the folder of data, a name, a model. Out: `Material`. Calibration never hold
 photographs, of which there are too few. Its labels are left out: nothing of ours learns them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,22 @@ CIFAR: Mapping[str, object] = {
 RIVALS = 1_000  # calibration samples
 HALVED: Mapping[str, object] = {"scale": 255, "mean": [0.5], "std": [0.5], "layout": "NHWC"}
 Images = npt.NDArray[np.generic]
+
+
+class OfModel(Protocol):
+    @property
+    def model(self) -> str: ...
+
+
+Row = TypeVar("Row", bound=OfModel)
+
+
+def chosen(rows: Sequence[Row], only: str) -> list[Row]:
+    """Those with `only` in the names of their models. The program ends where there is none."""
+    found = [row for row in rows if only in row.model]
+    if not found:
+        raise SystemExit(f"--only {only}: no such network here. There are {', '.join({row.model: 0 for row in rows})}")
+    return found
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.accuracy_data import material
+from benchmarks.accuracy_data import chosen, material
 from benchmarks.accuracy_job import job, lost, points
 
 IMAGES = {"cifar": 5_000}
@@ -50,7 +50,7 @@ def distilled(folder: Path, quick: bool, work: Path, only: str = "", seconds: fl
     """Each row's accuracy as uploaded, as cut and refitted, and after training for `seconds`."""
     limit = seconds or (QUICK_SECONDS if quick else SECONDS)
     print(f"{'':29} {'MACs':>6} {'before':>7} {'cut':>7} {'taught':>7} {'lost':>6} {'goal':>6} epochs, error")
-    for row in TAUGHT[:1] if quick else [one for one in TAUGHT if only in one.model]:
+    for row in chosen(TAUGHT[:1] if quick else TAUGHT, only):
         given = material(folder, row.data, row.model, QUICK_TEST if quick else None, work, IMAGES.get(row.data))
         options = {
             "amount": {"keep_macs": row.keep_macs},

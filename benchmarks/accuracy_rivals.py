@@ -9,13 +9,14 @@ Torch-Pruning the same share of units of the live module; its Taylor sees labels
 import os
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import onnx
 
-from benchmarks.accuracy_data import Images, Material, material
+from benchmarks.accuracy_data import Images, Material, chosen, material
 from benchmarks.accuracy_job import job, points
 from benchmarks.rivals import pruned_by_rival
 from schemas.report import Report
@@ -54,7 +55,7 @@ def beaten(folder: Path, quick: bool, work: Path, only: str = "") -> Iterator[st
     python = os.environ.get("BENCH_RIVALS_PYTHON", "")
     if not python:
         print("BENCH_RIVALS_PYTHON is not set: no other pruner is asked")
-    for one in (one for one in CONTESTS if only in one.model and (one.live or not quick)):
+    for one in chosen([one for one in CONTESTS if one.live or not quick], only):
         given = material(folder, one.data, one.model, 2_000 if quick else None, work)
         ours = job(folder / one.model, given, {"amount": one.amount}, work).report
         kept, best = _kept(ours), points(ours.after.accuracy)
@@ -116,7 +117,8 @@ def _others(
         apart = dict[float, float]()
         for tried in SPARSITIES:
             if pruned_by_rival(python, "channels", path, target, CHANNELS[0], tried, data) is not None:
-                apart[tried] = abs(_macs(target, given.ready) / whole - share)
+                with suppress(Exception):  # a file that does not run is told of below
+                    apart[tried] = abs(_macs(target, given.ready) / whole - share)
         sparsity = min(apart, key=apart.__getitem__, default=0.5)
     asked = [("onnxsim", "channels", path, method) for method in CHANNELS]
     if one.live:
@@ -128,6 +130,11 @@ def _others(
         took = time.perf_counter() - start
         if kept is None:
             print(f"{f'{name}, {method}':28} no answer after {took:.0f} s", flush=True)
-        else:
-            its = Kept(_macs(target, given.ready) / whole, kept)
-            yield f"{name}, {method} ({took:.0f} s)", its, 100 * given.accuracy(target)
+            continue
+        try:
+            its, accuracy = Kept(_macs(target, given.ready) / whole, kept), given.accuracy(target)
+        except Exception as error:  # as many types as things that can be wrong with a model
+            why, *_ = str(error).split("\n")
+            print(f"{f'{name}, {method}':28} its file does not run: {why}", flush=True)
+            continue
+        yield f"{name}, {method} ({took:.0f} s)", its, 100 * accuracy
