@@ -132,31 +132,29 @@ def compute(op: Op, tensors: Tensors) -> tuple[torch.Tensor, ...]:
     return (y,)
 
 
-def windows(
-    x: torch.Tensor, kernel: tuple[int, ...], strides: tuple[int, ...], dilations: tuple[int, ...]
+def rows_at(
+    padded: torch.Tensor,
+    kernel: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+    blocks: int,
+    spots: Spots,
 ) -> torch.Tensor:
-    """Views of all places that a kernel visits: (samples, channels, *places, *kernel)."""
-    for axis, (k, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), start=2):
-        x = x.unfold(axis, (k - 1) * dilation + 1, stride)
-    steps: list[slice] = [slice(None)] * (x.ndim - len(kernel)) + [
-        slice(None, None, dilation) for dilation in dilations
-    ]
-    return x[tuple(steps)]
-
-
-def rows_at(seen: torch.Tensor, rank: int, blocks: int, spots: Spots) -> torch.Tensor:
-    """Of (samples, channels, *places, ...) some places: (blocks, samples * places, channels of a block * ...)."""
-    places = seen.shape[2 : 2 + rank]
-    at = torch.arange(prod(places), device=seen.device) if spots is None else spots.to(seen.device)
-    index: list[slice | torch.Tensor] = []
-    for size in reversed(places):
-        index.insert(0, at % size)
-        at = at // size
-    whole: list[slice | torch.Tensor] = [slice(None), slice(None)]
-    picked = seen[tuple(whole + index)]  # (samples, channels, places, ...)
-    n, c, p = picked.shape[:3]
-    split = picked.reshape(n, blocks, c // blocks, p, -1).permute(1, 0, 3, 2, 4)
-    return split.reshape(blocks, n * p, -1)
+    """What a kernel sees at some of the places that it visits: (blocks, samples * places, channels of a block * taps).
+    Picked pixel by pixel, for convolutions leave the channels of a pixel side by side."""
+    count, channels = padded.shape[:2]
+    axes = [*zip(padded.shape[2:], kernel, strides, dilations, strict=True)]
+    ends = [(size - (k - 1) * dilation - 1) // stride + 1 for size, k, stride, dilation in axes]
+    at = torch.arange(prod(ends)) if spots is None else spots.cpu()
+    corners, taps, step = torch.zeros_like(at), torch.zeros_like(at[:1]), 1
+    for (size, k, stride, dilation), end in reversed([*zip(axes, ends, strict=True)]):
+        corners += at % end * stride * step
+        taps = (torch.arange(k)[:, None] * dilation * step + taps).ravel()
+        at, step = at // end, step * size
+    pixels = (corners[:, None] + taps).ravel().to(padded.device)
+    picked = padded.movedim(1, -1).reshape(count, -1, channels).index_select(1, pixels)
+    apart = picked.reshape(count, len(corners), len(taps), blocks, channels // blocks)
+    return apart.permute(3, 0, 1, 4, 2).reshape(blocks, count * len(corners), -1)
 
 
 def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
@@ -165,12 +163,12 @@ def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
     rank, groups = len(w) - 2, op.integer("group", 1)
     if rank not in SPATIAL or constant != 1:
         return None
-    kernel = w[2:]
-    strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
+    kernel, ones = w[2:], (1,) * rank
+    strides, dilations = op.ints("strides", ones), op.ints("dilations", ones)
 
     def gather(x: torch.Tensor, spots: Spots) -> torch.Tensor:
         padded = F.pad(x, flat_pads(pads_of(op, tuple(x.shape[2:]), kernel)))
-        return rows_at(windows(padded, kernel, strides, dilations), rank, groups, spots)
+        return rows_at(padded, kernel, strides, dilations, groups, spots)
 
     def places(x: tuple[int, ...]) -> tuple[int, int]:
         pads = pads_of(op, x[2:], kernel)
@@ -191,7 +189,7 @@ def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
         owned={1: np.arange(prod(w[1:])).reshape(w[1], -1)},
         places=places,
         gather=gather,
-        results=lambda y, spots: rows_at(y, rank, groups, spots),
+        results=lambda y, spots: rows_at(y, ones, ones, ones, groups, spots),
         matrix=lambda array: array.reshape(groups, w[0] // groups, -1).transpose(1, 2),
         array=lambda matrix: matrix.transpose(1, 2).reshape(w),
     )

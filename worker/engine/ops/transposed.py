@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from worker.engine.graph import Op
-from worker.engine.ops.convolution import flat_pads, follow, is_depthwise, rows_at, windows
+from worker.engine.ops.convolution import flat_pads, follow, is_depthwise, rows_at
 from worker.engine.ops.linear import Linear, Shapes, Spots, channels_spread
 from worker.engine.ops.rule import NoTorchForm, Rule, ShapeOf, Tensors, given, optional
 from worker.engine.ties import Ties
@@ -100,8 +100,8 @@ def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
     rank, groups = len(w) - 2, op.integer("group", 1)
     if rank not in SPATIAL or constant != 1:
         return None
-    kernel = w[2:]
-    strides, dilations = op.ints("strides", (1,) * rank), op.ints("dilations", (1,) * rank)
+    kernel, ones = w[2:], (1,) * rank
+    strides, dilations = op.ints("strides", ones), op.ints("dilations", ones)
     spare = op.ints("output_padding", (0,) * rank)
     turned = tuple(range(2, 2 + rank))
 
@@ -117,7 +117,7 @@ def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
         for k, dilation, (begin, end), more in zip(kernel, dilations, trims, spare, strict=True):
             reach = (k - 1) * dilation
             pads.append((reach - begin, reach - end + more))
-        return rows_at(windows(F.pad(sparse, flat_pads(pads)), kernel, (1,) * rank, dilations), rank, groups, spots)
+        return rows_at(F.pad(sparse, flat_pads(pads)), kernel, ones, dilations, groups, spots)
 
     def places(x: tuple[int, ...]) -> tuple[int, int]:
         full = _full(x[2:], kernel, strides, dilations)
@@ -146,7 +146,7 @@ def linear(op: Op, shapes: Shapes, constant: int) -> Linear | None:
         owned={0: np.tile(np.arange(w[0] // groups * prod(kernel)).reshape(w[0] // groups, -1), (groups, 1))},
         places=places,
         gather=gather,
-        results=lambda y, spots: rows_at(y, rank, groups, spots),
+        results=lambda y, spots: rows_at(y, ones, ones, ones, groups, spots),
         matrix=matrix,
         array=back,
     )
