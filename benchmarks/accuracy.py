@@ -12,7 +12,6 @@ accuracy falls by more than its goal, a fitted layer is worse than as it was.
 """
 
 import argparse
-import os
 import resource
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from benchmarks.accuracy_errors import errors
 from benchmarks.accuracy_finish import distilled, rounded
 from benchmarks.accuracy_job import Done, job, lost, points
 from benchmarks.accuracy_rivals import beaten
+from benchmarks.folder import needed
 from schemas.report import ClassificationScore, Report
 
 WAYS = (
@@ -79,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ours", action="store_true", help="of `prune`: only `obs` with `reconstruct`")
     parser.add_argument("--seconds", type=float, help="of `distill`: how long to train, where it is not ten minutes")
     options = parser.parse_args(argv)
+    folder = needed()
     if options.part is None:
         return max(_alone(name, options.quick) for name in PARTS)
-    folder = Path(os.environ.get("ESPALIER_DATA") or "../shared/data")
     with tempfile.TemporaryDirectory() as work:
         part = PARTS[options.part]
         if options.part == "prune":

@@ -12,7 +12,6 @@ engine takes part in the check. Exit code 1 where anything differs.
 import argparse
 import hashlib
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from benchmarks.folder import needed
 from benchmarks.serving import serving, until_ready
 from schemas.report import ClassificationScore, Report
 from schemas.request import Preprocess
@@ -115,7 +115,7 @@ def prepared(images: NDArray[np.generic], preprocess: Preprocess) -> NDArray[np.
 
 def whole_way(url: str) -> int:
     """POST, poll, fetch, check."""
-    folder = Path(os.environ.get("ESPALIER_DATA") or "../shared/data")
+    folder = needed()
     options = {"criterion": {"name": "distinctiveness", "angle_deg": 15}, "preprocess": {"scale": 255}}
     with tempfile.TemporaryDirectory() as scratch, np.load(folder / "mnist.npz") as digits:
         calibration, evaluation = Path(scratch, "calibration.npz"), Path(scratch, "evaluation.npz")

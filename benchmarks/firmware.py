@@ -9,7 +9,6 @@ are within 1e-4 of onnxruntime's.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from benchmarks.folder import needed
 from schemas.device import Processor
 from schemas.request import parse_options
 from worker.engine.embedded import toolchain
@@ -110,7 +110,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Small networks as firmware: estimates beside measurements.")
     parser.add_argument("networks", nargs="*", default=NETWORKS, help="of ESPALIER_DATA/seeds")
     networks = parser.parse_args().networks
-    data = Path(os.environ.get("ESPALIER_DATA", "../shared/data"))
+    data = needed()
     tools = toolchain.find()
     failed = 0
     print(HEAD)

@@ -11,13 +11,11 @@ slow run.
 """
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from scipy.stats import spearmanr
 
+from benchmarks.folder import DATA, needed
 from schemas.criteria import CRITERIA, BruteForce, CriterionBase, Karnin, Magnitude, Taylor1, Taylor2
 from schemas.errors import EspalierError
 from worker.engine import surgery
@@ -45,7 +44,6 @@ from worker.engine.refit.readings import readings
 from worker.engine.refit.teacher import Watching
 from worker.engine.sensitivity import Sensitivities
 
-DATA = Path(os.environ.get("ESPALIER_DATA") or "../shared/data")
 BY_NAME = (kind() for name, kind in CRITERIA.items() if name not in ("brute_force", "karnin"))
 OTHERS: tuple[CriterionBase, ...] = (
     *(one for one in BY_NAME if not one.prunes_weights()),
@@ -148,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--part", type=int, choices=(1, 2), help="only this part")
     options = parser.parse_args(argv)
+    needed()
     torch.set_num_threads(options.threads)
     if options.part != 2:
         agreement(200 if options.quick else 1000)

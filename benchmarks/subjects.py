@@ -5,7 +5,6 @@ The light models ship without weights (ConstantOfShape makes them all equal, so 
 another); here they get seeded ones of the same shapes.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ import onnx
 import onnx.backend.test
 from onnx import numpy_helper
 
+from benchmarks.folder import DATA
 from tests.zoo.models import ZOO, Way, export
 
-DATA = Path(os.environ.get("ESPALIER_DATA", "../shared/data"))
 LIGHT = Path(onnx.backend.test.__file__).parent / "data" / "light"
 EXPORTED = Way("script", 17)
 

@@ -20,13 +20,13 @@ import httpx
 import numpy as np
 import psutil
 
+from benchmarks.folder import DATA
 from benchmarks.papers.zheng_nets import build, export
 from benchmarks.serving import serving, until_ready
 from schemas.request import parse_options
 from service.client import Client
 from worker.engine.run import InputFile, Inputs, Limits, prune
 
-DATA = Path(os.environ.get("ESPALIER_DATA", "../shared/data"))
 SAMPLES = 2000
 OPTIONS = parse_options({"criterion": {"name": "distinctiveness", "angle_deg": 20}})
 

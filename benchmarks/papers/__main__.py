@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 
+from benchmarks.folder import needed
 from benchmarks.papers import fathollahi, ghosh, khanal, wolfe, zheng
 
 PAPERS: Mapping[str, Callable[[bool], bool]] = {
@@ -26,6 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one training and a few points of each, for a look")
     parser.add_argument("--paper", choices=tuple(PAPERS), action="append", help="only this paper; repeatable")
     options = parser.parse_args(argv)
+    needed()
     held = []
     for name in options.paper or PAPERS:
         begun = time.perf_counter()

@@ -21,6 +21,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 from numpy.typing import NDArray
 
+from benchmarks.folder import DATA
 from schemas.job import Progress
 from schemas.report import Report
 from schemas.request import parse_options
@@ -29,7 +30,6 @@ from schemas.sweep_report import SweepReport
 from worker.engine.run import InputFile, Inputs, Limits, prune
 from worker.engine.sweep import sweep
 
-DATA = Path(os.environ.get("ESPALIER_DATA") or "../shared/data")
 OUT = Path("out/papers")
 Arrays = Mapping[str, NDArray[np.generic]]
 Options = Mapping[str, object]

@@ -17,7 +17,8 @@ import onnx
 from onnx import numpy_helper
 from torch import nn
 
-from benchmarks.papers.bench import DATA, Arrays, Curve, Subject, images, keep, note, plot, spread
+from benchmarks.folder import DATA
+from benchmarks.papers.bench import Arrays, Curve, Subject, images, keep, note, plot, spread
 from benchmarks.papers.networks import Recipe, adam, rows, trained
 
 SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.papers.bench import DATA, Arrays, Curve, Subject, keep, note, plot, spread
+from benchmarks.folder import DATA
+from benchmarks.papers.bench import Arrays, Curve, Subject, keep, note, plot, spread
 from benchmarks.papers.networks import Recipe, history, sgd, trained
 from schemas.report import ClassificationScore, Report
 from schemas.sweep_report import SweepReport

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean, pstdev
 
-from benchmarks.papers.bench import DATA, OUT, Curve, Subject, keep, plot
+from benchmarks.folder import DATA
+from benchmarks.papers.bench import OUT, Curve, Subject, keep, plot
 from benchmarks.papers.zheng_nets import MEAN, STD, Digits, Net, Trained, load_digits, shaped, trained
 
 ANGLES = tuple(range(15, 61, 5))
