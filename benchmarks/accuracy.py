@@ -79,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ours", action="store_true", help="of `prune`: only `obs` with `reconstruct`")
     parser.add_argument("--seconds", type=float, help="of `distill`: how long to train, where it is not ten minutes")
     options = parser.parse_args(argv)
+    for name, parts in PARTS_OF.items():
+        if getattr(options, name) and options.part not in parts:
+            parser.error(f"--{name} goes with --part {' or '.join(parts)}")
     folder = needed()
     if options.part is None:
         return max(_alone(name, options.quick) for name in PARTS)
@@ -167,6 +170,9 @@ PARTS: dict[str, Part] = {
     "device": fitted,
     "cost": costed,
 }
+
+# Options that mean something to some parts alone.
+PARTS_OF = {"only": ("prune", "rivals", "distill"), "ours": ("prune",), "seconds": ("distill",)}
 
 if __name__ == "__main__":
     sys.exit(main())
