@@ -182,27 +182,43 @@ def test_the_target_lies_before_a_softmax(tmp_path: Path) -> None:
     assert ("l",) == targets(graph_of(classifier(), tmp_path))
 
 
-def quick(monkeypatch: pytest.MonkeyPatch, says: bool) -> None:
-    """Whether this processor says that it multiplies bfloat16 in blocks; torch computes it on any."""
-    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {QUICK: says})
+def quick(monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    """What this processor says that it has for bfloat16, and small steps count; torch computes it on any."""
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: {says: True})
+    monkeypatch.setattr(distilling, "LITTLE", 0)
 
 
-def both(monkeypatch: pytest.MonkeyPatch, folder: Path, epochs: int, proto: onnx.ModelProto) -> tuple[Distilled, ...]:
+def both(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, epochs: int, proto: onnx.ModelProto, says: str = QUICK[0]
+) -> tuple[Distilled, ...]:
     """Trained where the processor is quick, and where it is not."""
     found = []
-    for says in (True, False):
-        quick(monkeypatch, says)
+    for one in (says, "avx2"):
+        quick(monkeypatch, one)
         found.append(trained(folder, {"epochs": epochs}, proto))
     return tuple(found)
 
 
+@pytest.mark.parametrize("says", QUICK)
 def test_steps_are_coarser_where_the_processor_is_quick_at_that_and_come_as_far(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    coarse, exact = both(monkeypatch, tmp_path, 20, cnn())
+    coarse, exact = both(monkeypatch, tmp_path, 20, cnn(), says)
     assert coarse.error_before == exact.error_before
     assert coarse.error_after != exact.error_after
     assert pytest.approx(exact.error_after, rel=0.25) == coarse.error_after
+
+
+def test_small_steps_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step of this network has 16 samples and some 30,000 multiply-accumulates an operator."""
+    found = []
+    for least in (0, distilling.LITTLE):
+        quick(monkeypatch, QUICK[0])
+        monkeypatch.setattr(distilling, "LITTLE", least)
+        found.append(trained(tmp_path, {"epochs": 2}).error_after)
+    quick(monkeypatch, "avx2")
+    exact = trained(tmp_path, {"epochs": 2}).error_after
+    assert [False, True] == [one == exact for one in found]
 
 
 @pytest.fixture
@@ -217,7 +233,7 @@ def test_copies_take_the_same_steps_and_equal_jobs_stay_equal(
     turned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: Callable[[int], None]
 ) -> None:
     """A step's 16 samples by one, two and four threads, in parts of 16, 8 and 4."""
-    quick(monkeypatch, False)
+    quick(monkeypatch, "avx2")
     if not turned:
         monkeypatch.setattr(distilling, "worthwhile", lambda *_: {})
     taken: list[int] = []
@@ -290,7 +306,7 @@ def test_a_model_that_does_not_bear_coarser_steps_is_spared_them(
     spared, exact = both(monkeypatch, tmp_path, 3, far_from_zero())
     assert spared.error_after == exact.error_after
     monkeypatch.setattr("worker.engine.distill.COARSE", np.inf)
-    quick(monkeypatch, True)
+    quick(monkeypatch, QUICK[0])
     assert spared.error_after != trained(tmp_path, {"epochs": 3}, far_from_zero()).error_after
 
 

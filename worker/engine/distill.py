@@ -5,7 +5,7 @@ before and after. The best state by held-back error is kept, the one before trai
 stay zero. Refused: what cannot be differentiated (`gradient_unavailable`).
 
 Held-back samples are always answered in single precision; steps are computed in bfloat16 where the processor has
-products for that and the models bear it. On several cores both models are copied, a thread for each copy, and a step's
+products for that, the work is worth it, and the models bear it. On several cores both models are copied, a thread for each copy, and a step's
 samples are shared out: on small maps many cores at one operator mostly wait for each other. What learns, and its steps,
 are in `learning`.
 """
@@ -23,6 +23,7 @@ import torch
 from schemas.errors import EspalierError
 from schemas.finishing import Distill
 from worker.engine.augment import augmented
+from worker.engine.cost import macs_by_op
 from worker.engine.data import Samples
 from worker.engine.evaluate import chunk_rows, pad
 from worker.engine.execute import Executor
@@ -37,7 +38,8 @@ from worker.engine.ties import Axis, Points
 LOOKS = 10  # at what is held back, on the way
 AT_ONCE = 5  # features
 WARM_UP = 0.05  # of the whole: first steps have no memory to scale by
-QUICK = "amx_bf16"  # what a processor says that multiplies bfloat16 in blocks
+QUICK = "amx_bf16", "avx512_bf16"  # what a processor says that has products of bfloat16
+LITTLE = 1 << 21  # multiply-accumulates of an operator in a step: of fewer rounding takes longer than it saves
 COARSE = 1e-3  # of what the outputs vary: at most so much may rounding change
 MOST_COPIES = 4  # of both models, a thread for each
 OF_COPY = 4  # samples at least
@@ -110,16 +112,16 @@ class _Course:
         self.rows = min(self.batch, self.fixed or chunk_rows(fit))  # at once: both models' features are held for them
         self.random = np.random.default_rng(seed)
         first = next(iter(self._parts()))
+        graph, shape = student.executor.graph, _shapes(student.executor, first.inputs)
+        times = self.batch / first.count  # these shapes, in a step
+        self.little = sum(macs_by_op(graph, shape).values()) * times < LITTLE * len(graph.ops)
         self.like = Likeness(Executor(teacher, student.executor.device), student.executor, gone, first.inputs)
         if not self.like.outputs:
             raise nothing_learns()
         self.answers = [self.like.taught(part.inputs) for part in self._parts()]
         self.like.measured(self.answers)
         self.copies = self._copies(first.inputs)
-        matrices = worthwhile(
-            student.executor.graph, student.weights, _shapes(student.executor, first.inputs), self.batch / first.count
-        )
-        self.steps = Steps(student.weights, matrices)
+        self.steps = Steps(student.weights, worthwhile(graph, student.weights, shape, times))
 
     def _copies(self, feeds: Mapping[str, Array]) -> tuple[Likeness, ...]:
         """Both models for each thread that takes steps."""
@@ -133,7 +135,8 @@ class _Course:
 
     def _coarse(self, feeds: Mapping[str, Array]) -> Likeness | None:
         """The same in bfloat16, for the steps: where that is quick, and both models can be run so and hardly differ."""
-        if self.like.student.device != "cpu" or not torch.cpu.get_capabilities().get(QUICK):
+        says = torch.cpu.get_capabilities()
+        if self.like.student.device != "cpu" or self.little or not any(says.get(one) for one in QUICK):
             return None
         coarse = self.like.beside(torch.bfloat16)
         try:
