@@ -9,7 +9,7 @@ import pytest
 
 from schemas.errors import EspalierError
 from schemas.finishing import Quantize
-from tests.engine.nets import Node, cnn, feeds_for, gemm, layer, model, save
+from tests.engine.nets import Node, cnn, conv, feeds_for, gemm, layer, model, save
 from worker.engine import evaluate
 from worker.engine.data import Samples
 from worker.engine.quantize import quantize
@@ -79,6 +79,45 @@ def test_biases_have_no_zero_points_and_layers_still_run_in_eight_bits(tmp_path:
     fused = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
     assert {"QLinearConv", "QGemm"} <= fused
     assert not {"Conv", "Gemm"} & fused
+
+
+def test_what_goes_without_saying_is_left_out_and_the_rest_stays(tmp_path: Path) -> None:
+    nodes = [
+        conv("c1", "x", "a", 0, strides=[2, 2], dilations=[1, 1], group=1),
+        Node("Relu", ["a"], "r"),
+        Node("MaxPool", ["r"], "m", {"kernel_shape": [2, 2], "strides": [1, 1], "pads": [1, 1, 0, 0], "ceil_mode": 0}),
+        Node("Flatten", ["m"], "f", {"axis": 1}),
+        Node("Gemm", ["f", "fc.weight", "fc.bias"], "y", {"alpha": 0.5, "beta": 1.0, "transB": 1}),
+    ]
+    proto = model(nodes, {**layer("c1", 4, 3, 3, 3), **layer("fc", 6, 36)}, {"x": ("N", 3, 8, 8)}, {"y": ("N", 6)})
+    path = rounded(tmp_path, proto)
+    found = onnx.load(path)
+    said = {node.op_type: {one.name for one in node.attribute} for node in found.graph.node}
+    assert {"strides"} == said["Conv"]
+    assert {"kernel_shape", "pads"} == said["MaxPool"]
+    assert set() == said["Flatten"]
+    assert {"alpha", "transB"} == said["Gemm"]
+    assert {0} == {
+        onnx.helper.get_attribute_value(one)
+        for node in found.graph.node
+        for one in node.attribute
+        if node.op_type == "DequantizeLinear"
+    }  # of columns it would be 1, as it is where nothing is said
+    assert not [one for one in found.metadata_props if one.key == "onnx.infer"]
+    dense, small = outputs(save(proto, tmp_path), proto), outputs(path, proto)
+    assert np.abs(dense - small).max() < 0.1 * np.abs(dense).max()
+
+
+def test_equal_zeros_are_stored_once(tmp_path: Path) -> None:
+    found = onnx.load(rounded(tmp_path, cnn()))
+    stored = [
+        onnx.numpy_helper.to_array(one).item()
+        for one in found.graph.initializer
+        if one.data_type == onnx.TensorProto.INT8 and not one.dims
+    ]
+    reads = [node.input[2] for node in found.graph.node if node.op_type == "QuantizeLinear"]
+    assert len(stored) == len(set(stored)) < len(reads)
+    assert set(reads) <= {one.name for one in found.graph.initializer}
 
 
 def test_scales_for_each_channel_need_an_opset_that_has_them(tmp_path: Path) -> None:

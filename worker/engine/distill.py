@@ -5,9 +5,9 @@ before and after. The best state by held-back error is kept, the one before trai
 stay zero. Refused: what cannot be differentiated (`gradient_unavailable`).
 
 Held-back samples are always answered in single precision; steps are computed in bfloat16 where the processor has
-products for that, the work is worth it, and the models bear it. On several cores both models are copied, a thread for each copy, and a step's
-samples are shared out: on small maps many cores at one operator mostly wait for each other. What learns, and its steps,
-are in `learning`.
+products for that, the work is worth it, and the models bear it. On several cores both models are copied, a thread for
+each copy, and a step's samples are shared out: on small maps many cores at one operator mostly wait for each other.
+What learns, and its steps, are in `learning`.
 """
 
 import time

@@ -1,14 +1,14 @@
 """Rounds a finished model to eight bits: weights, and activations between QuantizeLinear and DequantizeLinear.
 
 In: the model's file, samples to calibrate with. Out: a second file, by onnxruntime's static quantiser; the names that
-it gives to what it adds are long, and are shortened. Refused: a model that it cannot take (`quantize_failed`, in its
-words).
+it gives to what it adds are long, and are shortened; what goes without saying is left out. Refused: a model that it
+cannot take (`quantize_failed`, in its words).
 """
 
 import contextlib
 import io
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import onnx
@@ -23,6 +23,9 @@ from worker.engine.graph import Array
 
 MOST_SAMPLES = 512
 OLDEST_PER_CHANNEL = 13  # the opset in which QuantizeLinear got its axis
+NOTE = "onnx.infer"  # that shapes were inferred
+WINDOWS = "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool"
+USUAL = {"dilations": 1, "strides": 1, "pads": 0}  # of windows; the specification says it in words alone
 METHODS = {
     "minmax": CalibrationMethod.MinMax,
     "percentile": CalibrationMethod.Percentile,
@@ -87,7 +90,13 @@ def _silence() -> Iterator[None]:
 
 def _slim(proto: onnx.ModelProto, before: onnx.ModelProto) -> onnx.ModelProto:
     """Of what the quantiser adds: biases are rounded around zero, so the zeros that say so are left out. Those of
-    weights stay, for onnxruntime's Gemm of eight bits asks for them; as bytes, where a -128 takes one and not ten."""
+    weights stay, for onnxruntime's Gemm of eight bits asks for them; as bytes, where a -128 takes one and not ten, and
+    once. Attributes that say what goes without saying are left out, and the quantiser's note to itself."""
+    for node in proto.graph.node:
+        for attribute in [one for one in node.attribute if _goes_without_saying(node, one, proto)]:
+            node.attribute.remove(attribute)
+    for entry in [one for one in proto.metadata_props if one.key == NOTE]:
+        proto.metadata_props.remove(entry)
     known = {one.name for one in before.graph.initializer}
     added = {one.name: one for one in proto.graph.initializer if one.name not in known}
     dropped = set()
@@ -99,10 +108,36 @@ def _slim(proto: onnx.ModelProto, before: onnx.ModelProto) -> onnx.ModelProto:
     for name, one in added.items():
         if one.data_type == TensorProto.INT8 and one.int32_data:
             one.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(one), name))
+    dropped |= _shared(proto, {name for name, one in added.items() if one.data_type == TensorProto.INT8})
     for place in reversed(range(len(proto.graph.initializer))):
         if proto.graph.initializer[place].name in dropped:
             del proto.graph.initializer[place]
     return proto
+
+
+def _goes_without_saying(node: onnx.NodeProto, attribute: onnx.AttributeProto, proto: onnx.ModelProto) -> bool:
+    value = onnx.helper.get_attribute_value(attribute)
+    if node.op_type in WINDOWS and attribute.name in USUAL:
+        return all(one == USUAL[attribute.name] for one in value)
+    version = next((one.version for one in proto.opset_import if one.domain == node.domain), 0)
+    if not version or not onnx.defs.has(node.op_type, version, node.domain):
+        return False
+    declared = onnx.defs.get_schema(node.op_type, version, node.domain).attributes.get(attribute.name)
+    usual = declared.default_value if declared is not None else onnx.AttributeProto()
+    return bool(usual.type == attribute.type and value == onnx.helper.get_attribute_value(usual))
+
+
+def _shared(proto: onnx.ModelProto, names: Collection[str]) -> set[str]:
+    """Single numbers among these tensors that are equal become one. The names that nobody reads any more."""
+    first: dict[bytes, str] = {}
+    same = {
+        one.name: first.setdefault(numpy_helper.to_array(one).tobytes(), one.name)
+        for one in proto.graph.initializer
+        if one.name in names and not one.dims
+    }
+    for node in proto.graph.node:
+        node.input[:] = [same.get(name, name) for name in node.input]
+    return same.keys() - same.values()
 
 
 def _shortened(proto: onnx.ModelProto, before: onnx.ModelProto) -> onnx.ModelProto:
