@@ -5,7 +5,9 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+# Two makes at once, in two terminals, install one after the other.
+LOCK := $(if $(shell command -v flock),flock $(VENV).lock)
+PIP := $(LOCK) $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 SERVE_ARGS ?=
 PYTEST_ARGS ?=
 
@@ -90,7 +92,7 @@ soak: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.soak $(SOAK_ARGS)
 
 clean:
-	rm -rf $(VENV) out build dist espalier.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV).lock out build dist espalier.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # What tests need includes what the service needs, so installing the first also marks the second as done; neither ever
@@ -109,4 +111,4 @@ $(BIN)/python:
 		|| { echo '$(PYTHON) is older than Python 3.11; name a newer one: make run PYTHON=/path/to/python3.11' >&2; exit 1; }
 	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo '$(PYTHON) cannot make virtual environments. On Debian: apt install python3-venv' >&2; exit 1; }
-	'$(PYTHON)' -m venv $(VENV)
+	$(LOCK) sh -c "test -x $(BIN)/python || '$(PYTHON)' -m venv $(VENV)"

@@ -58,6 +58,37 @@ def test_test_installs_a_superset_and_neither_undoes_the_other(folder: Path) -> 
     assert [] == installs(make(folder, "run", "test", "lint"))
 
 
+@pytest.mark.skipif(shutil.which("flock") is None, reason="without flock nothing waits")
+def test_two_at_once_install_one_after_the_other(folder: Path) -> None:
+    """As in the README: one terminal serves, another makes the example."""
+    slow = f"""#!/bin/sh
+case "$*" in *pip*) echo begin >> "{folder}/log"; sleep 0.5; echo end >> "{folder}/log";; esac
+"""
+    (folder / ".venv/bin/python").write_text(slow)
+    both = [
+        subprocess.Popen(["make", target], cwd=folder, env=CLEAN, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for target in ("run", "example")
+    ]
+    assert [0, 0] == [one.wait(timeout=60) for one in both]
+    assert ["begin", "end"] * 2 == [
+        line for line in (folder / "log").read_text().splitlines() if line in ("begin", "end")
+    ]
+
+
+@pytest.mark.skipif(shutil.which("flock") is None, reason="without flock nothing waits")
+def test_two_at_once_make_one_environment(folder: Path) -> None:
+    maker = folder / "python3"
+    maker.write_text(f"""#!/bin/sh
+case "$*" in *venv*.venv) echo made >> "{folder}/log"; sleep 0.5; cp "{folder}/later" "{folder}/.venv/bin/python";; esac
+""")
+    maker.chmod(0o755)
+    (folder / ".venv/bin/python").rename(folder / "later")
+    command = ["make", ".venv/.embedded", f"PYTHON={maker}"]
+    both = [subprocess.Popen(command, cwd=folder, env=CLEAN, stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [0, 0] == [one.wait(timeout=60) for one in both]
+    assert 1 == (folder / "log").read_text().splitlines().count("made")
+
+
 def test_after_test_run_has_nothing_to_install(folder: Path) -> None:
     make(folder, "test")
     assert [] == installs(make(folder, "run"))
