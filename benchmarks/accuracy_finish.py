@@ -50,8 +50,9 @@ ROUNDED: tuple[tuple[str, str, dict[str, float], float], ...] = (
 def distilled(folder: Path, quick: bool, work: Path, only: str = "", seconds: float | None = None) -> Iterator[str]:
     """Each row's accuracy as uploaded, as cut and refitted, and after training for `seconds`."""
     limit = seconds or (QUICK_SECONDS if quick else SECONDS)
+    rows = chosen(TAUGHT[:1] if quick else TAUGHT, only)
     print(f"{'':29} {'MACs':>6} {'before':>7} {'cut':>7} {'taught':>7} {'lost':>6} {'goal':>6} epochs, error")
-    for row in chosen(TAUGHT[:1] if quick else TAUGHT, only):
+    for row in rows:
         given = material(folder, row.data, row.model, QUICK_TEST if quick else None, work, IMAGES.get(row.data))
         options = {
             "amount": {"keep_macs": row.keep_macs},
