@@ -41,11 +41,19 @@ class Running:
         return sorted(str(path.relative_to(self.home)) for path in files if path.name != "work.lock")
 
     def settles_to(self, expected: list[str]) -> bool:
-        """Whether only these files are left, at the latest in a moment: a worker tidies up after it has reported."""
-        deadline = time.monotonic() + 10
-        while self.left_on_disk() != expected and time.monotonic() < deadline:
-            time.sleep(0.05)
-        return self.left_on_disk() == expected
+        """Whether just these files are left, at the latest in a moment: a worker tidies up after it has reported."""
+        return _soon(lambda: self.left_on_disk() == expected)
+
+    def adds_nothing_to(self, before: list[str]) -> bool:
+        """The same where jobs before this one may still have been tidied up after when `before` was taken."""
+        return _soon(lambda: set(self.left_on_disk()) <= set(before))
+
+
+def _soon(holds: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not holds() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return holds()
 
 
 @pytest.fixture

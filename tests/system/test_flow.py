@@ -97,7 +97,7 @@ def test_a_queued_and_a_running_job_are_cancelled(shared: Running, long_work: Wo
     ended = client.wait(first.id)
     assert (JobState.CANCELLED, 1) == (ended.state, ended.attempt)
     assert (JobState.CANCELLED, 0) == (client.get(second.id).state, client.get(second.id).attempt)
-    assert shared.settles_to(kept), shared.left_on_disk()
+    assert shared.adds_nothing_to(kept), shared.left_on_disk()
 
 
 def test_the_command_line_against_the_service(shared: Running, digits: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_a_sweep_leaves_its_models_and_curves(shared: Running, digits: Path, tmp
         onnx.checker.check_model(onnx.load(path), full_check=True)
     assert "<svg" in shared.client.report_document(job.id, "html").decode()
     shared.client.delete(job.id)
-    assert shared.settles_to(kept), shared.left_on_disk()
+    assert shared.adds_nothing_to(kept), shared.left_on_disk()
 
 
 def test_a_comparison_has_random_beside_it(shared: Running, digits: Path) -> None:
@@ -51,4 +51,4 @@ def test_a_running_sweep_is_cancelled(shared: Running, long_work: Work) -> None:
     assert next(event.progress.stage for event in shared.client.events(job.id) if event.progress)
     shared.client.cancel(job.id)
     assert JobState.CANCELLED is shared.client.wait(job.id).state
-    assert shared.settles_to(kept), shared.left_on_disk()
+    assert shared.adds_nothing_to(kept), shared.left_on_disk()
