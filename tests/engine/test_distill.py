@@ -210,7 +210,7 @@ def test_steps_are_coarser_where_the_processor_is_quick_at_that_and_come_as_far(
 
 
 def test_small_steps_are_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step of this network has 16 samples and some 30,000 multiply-accumulates an operator."""
+    """What this network multiplies in a step is far less than is worth the rounding."""
     found = []
     for least in (0, distilling.LITTLE):
         quick(monkeypatch, QUICK[0])
