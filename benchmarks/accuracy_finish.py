@@ -21,7 +21,9 @@ MOST_FURTHER = 0.5
 @dataclass(frozen=True)
 class Taught:
     """`goal`: the most points that may be lost in the end, where there is one. `batch`: samples in a step. `round_to`:
-    where much goes, many layers are left with one to five channels, which take about as long as four or eight."""
+    where much goes, many layers are left with one to five channels, which take about as long as four or eight.
+    `include`: the layers that may lose units, as in `scope`. A network that is too small for what it is taught comes
+    further where its residual streams stay whole (docs/decisions/0016-finishing.md)."""
 
     model: str
     data: str
@@ -29,10 +31,13 @@ class Taught:
     goal: float | None
     batch: int = 64
     round_to: int = 1
+    include: str = "*"
 
 
+# The first of a block's two convolutions: what the blocks add up to keeps all its channels.
+INSIDE_BLOCKS = "*/layer?.?/conv1/*"
 TAUGHT = (
-    Taught("resnet20_cifar10.onnx", "cifar", 0.5, 1.5),
+    Taught("resnet20_cifar10.onnx", "cifar", 0.5, 1.5, round_to=5, include=INSIDE_BLOCKS),
     Taught("resnet56_cifar10.onnx", "cifar", 0.5, 0.5),
     Taught("resnet56_cifar10.onnx", "cifar", 1 / 2.57, 1.2, round_to=4),
     Taught("squeezenet_imagenet_fp32.onnx", "imagenet", 0.7, None, batch=32),
@@ -57,6 +62,7 @@ def distilled(folder: Path, quick: bool, work: Path, only: str = "", seconds: fl
         options = {
             "amount": {"keep_macs": row.keep_macs},
             "round_to": row.round_to,
+            "scope": {"include": [row.include]},
             "effort": "usual" if quick else "thorough",
             "distill": {
                 "seconds": limit,
