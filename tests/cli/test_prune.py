@@ -178,7 +178,8 @@ def test_without_out_the_result_is_named_after_the_model(
 
 
 def prune_in_a_process(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "service.cli", "prune", *arguments]
+    """It hears Ctrl-C, also where these tests run behind an `&` of a shell, which has what it starts ignore that."""
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "service.cli", "prune", *arguments]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
